@@ -1,0 +1,314 @@
+"""Checkpoints: bit-exact, atomic, and loud about anything that is wrong."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from userrl_jax import checkpoint
+
+EXTRAS = {"stage": "grpo", "data": {"next_index": 3}, "seed": 2**40}
+
+
+class State(NamedTuple):
+  step: jax.Array
+  params: dict[str, Any]
+  opt_state: Any
+
+
+class Words:
+  """A tokenizer as far as a checkpoint knows one."""
+
+  def __init__(self, fingerprint: str):
+    self.fingerprint = fingerprint
+
+  def save(self, folder):
+    (pathlib.Path(folder) / "words.txt").write_text("a b c")
+
+
+def make_state(width: int = 5, seed: int = 0) -> State:
+  key = jax.random.key(seed)
+  params = {
+    "layers": {"w": jax.random.normal(key, (3, width, 40))},
+    "embedding": jax.random.normal(key, (7, width)).astype(jnp.bfloat16),
+    "odd": jnp.array([np.nan, -0.0, np.inf, 1e-45], jnp.float32),
+    "mask": jnp.array([True, False]),
+  }
+  return State(
+    step=jnp.int32(4),
+    params=params,
+    opt_state=optax.chain(
+      optax.clip_by_global_norm(1.0), optax.adamw(1e-3)
+    ).init(params),
+  )
+
+
+def abstract(state: Any) -> Any:
+  return jax.eval_shape(lambda: state)
+
+
+def bits(tree: Any) -> list[tuple[str, tuple[int, ...], bytes]]:
+  return [
+    (str(x.dtype), x.shape, np.asarray(x).tobytes())
+    for x in jax.tree.leaves(tree)
+  ]
+
+
+def test_round_trip_is_bit_exact(tmp_path):
+  state = make_state()
+  with checkpoint.Store(tmp_path / "c", keep=2) as store:
+    assert store.latest_step() is None
+    store.save(4, state, EXTRAS)
+  with checkpoint.Store(tmp_path / "c", keep=2) as store:
+    assert store.latest_step() == 4
+    restored, extras = store.restore(abstract(state))
+  assert bits(restored) == bits(state)
+  assert jax.tree.structure(restored) == jax.tree.structure(state)
+  assert extras == EXTRAS
+
+
+def test_keeps_the_latest_and_picks_by_step(tmp_path):
+  with checkpoint.Store(tmp_path, keep=2) as store:
+    for step in (1, 2, 5):
+      store.save(step, make_state(seed=step), {"n": step})
+    assert store.latest_step() == 5
+    older, extras = store.restore(abstract(make_state()), step=2)
+    assert extras == {"n": 2}
+    assert bits(older) == bits(make_state(seed=2))
+    with pytest.raises(ValueError, match=r"one of \[2, 5\], got 1"):
+      store.restore(abstract(make_state()), step=1)
+    with pytest.raises(ValueError, match="above the latest"):
+      store.save(5, make_state(), {})
+
+
+def test_state_may_be_donated_right_after_saving(tmp_path):
+  state = make_state()
+  before = bits(state)
+  update = jax.jit(
+    lambda s: jax.tree.map(lambda x: jnp.zeros_like(x), s), donate_argnums=0
+  )
+  with checkpoint.Store(tmp_path) as store:
+    store.save(1, state, {})
+    jax.block_until_ready(update(state))
+    restored, _ = store.restore(abstract(make_state()))
+  assert bits(restored) == before
+
+
+@pytest.mark.parametrize("keep", [0, -1])
+def test_refuses_to_keep_none(tmp_path, keep):
+  with pytest.raises(ValueError, match="at least 1"):
+    checkpoint.Store(tmp_path, keep)
+
+
+@pytest.mark.parametrize("extras", [{"a": (1, 2)}, {1: 2}, {"a": np.int64(1)}])
+def test_extras_must_survive_json(tmp_path, extras):
+  with checkpoint.Store(tmp_path) as store:
+    with pytest.raises((ValueError, TypeError)):
+      store.save(1, make_state(), extras)
+    assert store.latest_step() is None
+
+
+def test_other_shape_names_leaf_and_both_shapes(tmp_path):
+  with checkpoint.Store(tmp_path) as store:
+    store.save(1, make_state(width=5), {})
+    with pytest.raises(ValueError) as error:
+      store.restore(abstract(make_state(width=6)))
+  message = str(error.value)
+  assert "params/embedding" in message
+  assert "(7, 5)" in message and "(7, 6)" in message
+
+
+def test_shape_is_checked_before_any_array_is_read(tmp_path):
+  with checkpoint.Store(tmp_path) as store:
+    store.save(1, make_state(width=64), {})
+    damage(largest_file(tmp_path / "1"), "delete")
+    with pytest.raises(ValueError, match="wanted"):
+      store.restore(abstract(make_state(width=65)))
+
+
+def test_other_dtype_missing_and_unwanted_leaves(tmp_path):
+  state = make_state()
+  with checkpoint.Store(tmp_path) as store:
+    store.save(1, state, {})
+    other = state._replace(step=jnp.float32(0))
+    with pytest.raises(ValueError, match=r"step is saved as int32.*float32"):
+      store.restore(abstract(other))
+    more = state._replace(params={**state.params, "head": jnp.ones(2)})
+    with pytest.raises(ValueError, match="must hold params/head"):
+      store.restore(abstract(more))
+    fewer = state._replace(params={"odd": state.params["odd"]})
+    with pytest.raises(ValueError, match=r"got also .*params/"):
+      store.restore(abstract(fewer))
+
+
+def largest_file(folder: pathlib.Path) -> pathlib.Path:
+  files = [p for p in folder.rglob("*") if p.is_file()]
+  return max(files, key=lambda p: p.stat().st_size)
+
+
+def damage(path: pathlib.Path, how: str) -> None:
+  data = bytearray(path.read_bytes())
+  if how == "delete":
+    path.unlink()
+  elif how == "truncate":
+    path.write_bytes(data[: len(data) // 2])
+  else:
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["flip", "truncate", "delete"])
+@pytest.mark.parametrize("part", ["arrays", "extras", "_METADATA"])
+def test_damage_is_an_error_never_an_older_checkpoint(tmp_path, part, how):
+  state = make_state(width=64)
+  with checkpoint.Store(tmp_path) as store:
+    store.save(1, state, {"counter": 12345678})
+    store.save(2, state, {"counter": 12345678})
+  path = {
+    "arrays": largest_file(tmp_path / "2"),
+    "extras": tmp_path / "2" / "extras" / "metadata",
+    "_METADATA": tmp_path / "2" / "state" / "_METADATA",
+  }[part]
+  if (part, how) == ("extras", "flip"):
+    # A digit that still parses: only the checksum can tell.
+    text = path.read_text()
+    assert "12345678" in text
+    path.write_text(text.replace("12345678", "12345679"))
+  else:
+    damage(path, how)
+  with checkpoint.Store(tmp_path) as store:
+    assert store.latest_step() == 2
+    with pytest.raises(ValueError) as error:
+      store.restore(abstract(state))
+  assert f"{tmp_path / '2'} must be readable" in str(error.value)
+
+
+def test_an_empty_finished_folder_is_an_error(tmp_path):
+  (tmp_path / "7").mkdir()
+  with (
+    checkpoint.Store(tmp_path) as store,
+    pytest.raises(ValueError, match="7 must be readable"),
+  ):
+    store.restore(abstract(make_state()))
+
+
+def test_kill_while_saving_leaves_the_one_before(tmp_path):
+  script = textwrap.dedent("""
+    import os, sys, threading, time
+    import jax.numpy as jnp
+    from userrl_jax import checkpoint
+    store = checkpoint.Store(sys.argv[1])
+    store.save(1, {"w": jnp.arange(4.0)}, {"n": 1})
+    def watch():
+      while not list(store.folder.glob("2.*/state*")):
+        time.sleep(0.001)
+      os.kill(os.getpid(), 9)
+    threading.Thread(target=watch, daemon=True).start()
+    store.save(2, {"w": jnp.arange(2e7)}, {"n": 2})
+    print("finished")
+  """)
+  done = subprocess.run(
+    [sys.executable, "-c", script, tmp_path],
+    capture_output=True,
+    text=True,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    cwd=pathlib.Path(checkpoint.__file__).parents[1],
+  )
+  assert done.returncode == -signal.SIGKILL, done.stderr
+  assert [p.name for p in tmp_path.iterdir() if p.name.startswith("2")] != [], (
+    "killed too early to mean anything"
+  )
+  with checkpoint.Store(tmp_path) as store:
+    assert store.latest_step() == 1
+    state, extras = store.restore(abstract({"w": jnp.arange(4.0)}))
+    assert extras == {"n": 1}
+    store.save(2, state, {"n": 2})
+    assert store.latest_step() == 2
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_restores_onto_the_given_shardings():
+  script = textwrap.dedent("""
+    import tempfile
+    import jax, jax.numpy as jnp, numpy as np
+    from userrl_jax import checkpoint
+    P = jax.sharding.PartitionSpec
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"))
+    place = lambda *spec: jax.sharding.NamedSharding(mesh, P(*spec))
+    w = jax.random.normal(jax.random.key(0), (8, 6))
+    state = {
+      "params": {"w": jax.device_put(w, place("data", "fsdp"))},
+      "step": jnp.int32(1),
+    }
+    folder = tempfile.mkdtemp()
+    with checkpoint.Store(folder) as store:
+      store.save(1, state, {})
+      want = jax.ShapeDtypeStruct((8, 6), jnp.float32, sharding=place("fsdp"))
+      got, _ = store.restore(
+        {"params": {"w": want}, "step": jax.eval_shape(lambda: jnp.int32(0))}
+      )
+    assert got["params"]["w"].sharding.is_equivalent_to(place("fsdp"), 2)
+    assert np.array_equal(got["params"]["w"], w)
+    alone = checkpoint.load_params(folder, jax.eval_shape(lambda: {"w": w}))
+    assert len(alone["w"].sharding.device_set) == 1
+    assert np.array_equal(alone["w"], w)
+  """)
+  done = subprocess.run(
+    [sys.executable, "-c", script],
+    capture_output=True,
+    text=True,
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    },
+    cwd=pathlib.Path(checkpoint.__file__).parents[1],
+  )
+  assert done.returncode == 0, done.stderr
+
+
+def test_load_params_reads_params_only_and_converts(tmp_path):
+  state = make_state()
+  with checkpoint.Store(tmp_path) as store:
+    store.save(3, state, {})
+  params = checkpoint.load_params(tmp_path, abstract(state.params))
+  assert bits(params) == bits(state.params)
+  half = {**state.params, "odd": state.params["odd"].astype(jnp.bfloat16)}
+  params = checkpoint.load_params(tmp_path, abstract(half))
+  assert bits(params) == bits(half)
+
+
+def test_load_params_errors(tmp_path):
+  wide = make_state(width=6).params
+  with pytest.raises(ValueError, match="not there"):
+    checkpoint.load_params(tmp_path / "nowhere", abstract(wide))
+  assert not (tmp_path / "nowhere").exists()
+  with pytest.raises(ValueError, match="must hold a finished checkpoint"):
+    checkpoint.load_params(tmp_path, abstract(wide))
+  with checkpoint.Store(tmp_path) as store:
+    store.save(3, make_state(width=5), {})
+  with pytest.raises(ValueError, match=r"params/embedding.*\(7, 5\).*\(7, 6\)"):
+    checkpoint.load_params(tmp_path, abstract(wide))
+  with pytest.raises(ValueError, match="got also params/embedding"):
+    checkpoint.load_params(tmp_path, abstract({"odd": wide["odd"]}))
+
+
+def test_describe_keeps_tokenizer_and_config_beside(tmp_path):
+  with checkpoint.Store(tmp_path) as store:
+    store.describe(Words("f" * 64), {"seed": 1})
+    store.save(1, make_state(), {})
+    store.describe(Words("f" * 64), {"seed": 2})
+    with pytest.raises(ValueError, match=r"eeeeeeeeeeee.*ffffffffffff"):
+      store.describe(Words("e" * 64), {"seed": 1})
+    assert store.latest_step() == 1
+  assert (tmp_path / "tokenizer" / "words.txt").read_text() == "a b c"
+  assert (tmp_path / "config.json").read_text() == '{\n  "seed": 2\n}\n'

@@ -1,0 +1,262 @@
+"""Tests of the config: types, rules and round trips."""
+
+import ast
+import dataclasses
+import json
+
+import pytest
+
+from userrl_jax import config as config_lib
+from userrl_jax import config_rules, flags
+
+
+def _set(path, value):
+  """Returns the default config with one field set."""
+  config = config_lib.Config()
+  *sections, name = path.split(".")
+  section = config
+  for part in sections:
+    section = getattr(section, part)
+  setattr(section, name, value)
+  return config
+
+
+def _problems(config):
+  """Returns the lines of validate's message; none when it is content."""
+  try:
+    config_rules.validate(config)
+  except ValueError as error:
+    return str(error).splitlines()
+  return []
+
+
+def test_defaults_are_valid():
+  assert _problems(config_lib.Config()) == []
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "message"),
+  [
+    ("seed", "0", "seed must be int, got '0' (str)"),
+    ("seed", True, "seed must be int, got True (bool)"),
+    ("seed", 1.0, "seed must be int, got 1.0 (float)"),
+    ("chat.show_reward", 1, "chat.show_reward must be bool, got 1 (int)"),
+    (
+      "rollout.temperature",
+      True,
+      "rollout.temperature must be float, got True (bool)",
+    ),
+    (
+      "gyms.names",
+      ["function"],
+      "gyms.names must be tuple[str, ...], got ['function'] (list)",
+    ),
+    (
+      "gyms.levels",
+      (1, "2"),
+      "gyms.levels must be tuple[int, ...], got (1, '2') (tuple)",
+    ),
+    ("grpo.credit", {}, "grpo.credit must be Credit, got {} (dict)"),
+    (
+      "grpo.optimizer.b1",
+      None,
+      "grpo.optimizer.b1 must be float, got None (NoneType)",
+    ),
+    (
+      "grpo.group_sise",
+      4,
+      "there is no config field grpo.group_sise; "
+      "the nearest is grpo.group_size",
+    ),
+  ],
+)
+def test_wrong_types_are_one_line(path, value, message):
+  assert _problems(_set(path, value)) == [message]
+
+
+def test_a_whole_number_is_a_float():
+  assert _problems(_set("rollout.temperature", 1)) == []
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "rule"),
+  [
+    ("chat.profile", "short", "one of full, brief"),
+    ("model.dtype", "float16", "one of float32, bfloat16"),
+    ("model.remat", "some", "one of none, full"),
+    ("tokenizer.kind", "bpe", "one of sentencepiece, huggingface"),
+    (
+      "gyms.reward_profile",
+      "mine",
+      "one of default, paper, released_train, released_eval",
+    ),
+    ("grpo.credit.score", "max", "one of mean, sum, r2g"),
+    ("grpo.credit.credit", "x", "one of equalized, naive, r2g, em"),
+    ("grpo.credit.normalize", "mad", "one of std, none"),
+    ("base.optimizer.schedule", "linear", "one of constant, cosine"),
+    ("evaluation.split", "eval", "one of train, dev, test"),
+    ("out_dir", "", "given"),
+    ("gyms.tasks", "", "given"),
+    ("seed", -1, "0 or more"),
+    ("packing.row_length", 0, "positive"),
+    ("rollout.temperature", 0.0, "positive"),
+    ("rollout.temperature", float("inf"), "positive"),
+    ("grpo.clip_high", float("nan"), "positive"),
+    ("rollout.max_invalid_share", 1.1, "in [0, 1]"),
+    ("grpo.credit.gamma", -0.1, "in [0, 1]"),
+    ("grpo.optimizer.b2", 1.0, "in [0, 1)"),
+    ("grpo.clip_low", 1.0, "in [0, 1)"),
+    ("grpo.dual_clip", 1.0, "above 1"),
+    ("mesh.tensor", -2, "positive, or -1"),
+    ("mesh.tensor", 0, "positive, or -1"),
+  ],
+)
+def test_wrong_values_are_one_line(path, value, rule):
+  assert _problems(_set(path, value)) == [
+    f"{path} must be {rule}, got {value!r}"
+  ]
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "got"),
+  [
+    ("stages", ("base", "sleep"), "'sleep'"),
+    ("gyms.levels", (1, 4), "4"),
+  ],
+)
+def test_a_tuple_names_its_wrong_element(path, value, got):
+  (problem,) = _problems(_set(path, value))
+  assert problem.startswith(f"{path} must be one of")
+  assert problem.endswith(f"got {got}")
+
+
+@pytest.mark.parametrize("value", [(), ("base", "base")])
+def test_a_tuple_holds_values_none_twice(value):
+  (problem,) = _problems(_set("stages", value))
+  assert problem == f"stages must hold values, none twice, got {value}"
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "last_right"),
+  [
+    ("packing.row_length", 511, 512),
+    ("rollout.max_tokens_per_turn", 512, 511),
+    ("engine.num_lanes", 129, 128),
+    ("grpo.group_size", 1, 2),
+    ("grpo.tasks_per_iteration", 513, 512),
+    ("evaluation.num_tasks", 129, 128),
+    ("cold_start.top_k", 3, 2),
+    ("cold_start.optimizer.warmup_steps", 200, 199),
+    ("mesh.fsdp", -1, 1),
+    ("stages", ("grpo", "base"), ("base", "grpo")),
+  ],
+)
+def test_impossible_mixes_are_refused_at_their_border(path, value, last_right):
+  (problem,) = _problems(_set(path, value))
+  named = "mesh.data" if path == "mesh.fsdp" else path
+  assert problem.startswith(f"{named} must be ")
+  assert _problems(_set(path, last_right)) == []
+
+
+def test_the_real_tokenizer_needs_a_folder():
+  config = _set("tokenizer.kind", "huggingface")
+  (problem,) = _problems(config)
+  assert problem.startswith("tokenizer.folder must be a folder")
+  config.tokenizer.folder = "somewhere"
+  assert _problems(config) == []
+
+
+def test_a_group_of_one_is_for_the_released_code_or_no_grpo():
+  config = _set("grpo.group_size", 1)
+  config.grpo.credit.released = True
+  assert _problems(config) == []
+  config.grpo.credit.released = False
+  config.stages = ("base",)
+  assert _problems(config) == []
+
+
+def test_all_problems_are_listed():
+  config = _set("grpo.group_size", 1)
+  config.engine.num_lanes = 500
+  assert len(_problems(config)) == 2
+
+
+def test_dict_and_back_through_json():
+  config = _set("gyms.levels", (1, 3))
+  config.grpo.optimizer.learning_rate = 1 / 3
+  text = json.dumps(config_lib.to_dict(config))
+  assert config_lib.from_dict(json.loads(text)) == config
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda d: d["grpo"].update(group_sise=1), "no config field grpo.group_s"),
+    (lambda d: d["grpo"].pop("clip_low"), "grpo.clip_low must be given"),
+    (lambda d: d.update(seed="0"), "seed must be int"),
+    (lambda d: d.update(grpo=[]), "grpo must be a section"),
+    (lambda d: d["gyms"].update(levels=["1"]), "gyms.levels must be tuple"),
+  ],
+)
+def test_from_dict_refuses_what_to_dict_never_makes(change, message):
+  values = config_lib.to_dict(config_lib.Config())
+  change(values)
+  with pytest.raises(ValueError, match=message):
+    config_lib.from_dict(values)
+
+
+def test_differences_are_the_changed_fields_only():
+  config = _set("grpo.credit.gamma", 0.5)
+  config.stages = ("grpo",)
+  assert config_lib.differences(config, config_lib.Config()) == {
+    "grpo.credit.gamma": (0.8, 0.5),
+    "stages": (("base", "cold_start", "grpo"), ("grpo",)),
+  }
+
+
+@pytest.mark.parametrize(
+  ("path", "nearest"),
+  [
+    ("grpo.group_sze", "grpo.group_size"),
+    ("gamma", "grpo.credit.gamma"),  # the right name in no section
+    ("grpo.learning_rate", "grpo.optimizer.learning_rate"),
+    ("rollout.num_lanes", "engine.num_lanes"),  # in the wrong section
+  ],
+)
+def test_an_unknown_field_names_the_nearest(path, nearest):
+  expected = f"there is no config field {path}; the nearest is {nearest}"
+  assert config_lib.unknown_field(path) == expected
+
+
+def test_every_rule_names_a_field():
+  keys = {knob.key for knob in config_lib.knobs(config_lib.Config())}
+  rules = [
+    *config_rules._NAMES,
+    *config_rules._NUMBERS,
+    *config_rules._MAY_BE_EMPTY,
+  ]
+  assert set(rules) <= keys
+
+
+@pytest.mark.parametrize("name", ["quickstart", "real_input"])
+def test_recipes_are_valid_and_open_with_what_to_expect(root, name):
+  path = root / "configs" / f"{name}.py"
+  config = flags.load_recipe(str(path))
+  if name == "real_input":  # its folders come from the command line
+    config.tokenizer.folder = config.gyms.tasks = "a folder"
+  assert _problems(config) == []
+  text = path.read_text()
+  for word in ("Command:", "Hardware:", "Time:", "Expect:"):
+    assert word in (ast.get_docstring(ast.parse(text)) or "")
+  assert len(text.splitlines()) <= 60
+
+
+def test_every_recipe_is_tested(root):
+  recipes = {p.stem for p in (root / "configs").glob("**/*.py")}
+  assert recipes == {"quickstart", "real_input"}
+
+
+def test_dataclasses_hold_only_types_that_flags_can_set():
+  known = {bool, int, float, str, tuple[str, ...], tuple[int, ...]}
+  assert set(config_lib.field_types().values()) <= known
+  assert dataclasses.is_dataclass(config_lib.Config)

@@ -1,0 +1,101 @@
+"""The line of a step, on a terminal and off it."""
+
+import io
+
+from userrl_jax import console, statistics
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+NUMBERS = {
+  "reward/function": 0.25,
+  "reward/travel": 0.75,
+  "success/function": 0.2,
+  "success/travel": 0.4,
+  "train/loss": 0.01234,
+  "episode/turns": 3.14159,
+  "speed/tokens_per_s": 1234.4,
+  "fault/agent_malformed": 3.0,
+  "fault/truncated": 1.0,
+  "fault/user_timeout": 2.0,
+  "fault/function/user_timeout": 2.0,
+  "engine/programs": 7,
+  "learner/programs": 2,
+  "engine/padding": 0.125,
+  "batch/padding": 0.5,
+}
+
+
+def test_the_line_of_a_step():
+  file, now = io.StringIO(), iter([0.0, 10.0, 12.0])
+  shown = console.Console(file, clock=lambda: next(now))
+  for step in range(3):
+    shown.show("grpo", step, 40, NUMBERS)
+  lines = file.getvalue().splitlines()
+  body = (
+    "reward 0.500 success 30% | loss 0.0123 | turns 3.14 | 1,234 tokens/s | "
+    "faults 2 (+4 of the agent) | programs 9 | padding engine 12%, batch 50%"
+  )
+  assert lines == [
+    f"grpo 1/40 | {body}",
+    f"grpo 2/40 | {body} | eta 6:20",
+    f"grpo 3/40 | {body} | eta 3:42",
+  ]
+
+
+def test_says_only_what_it_knows():
+  file = io.StringIO()
+  console.Console(file).show("base", 0, 1, {"train/loss": 2.0})
+  assert file.getvalue() == "base 1/1 | loss 2.0000\n"
+
+
+def test_colours_on_a_terminal_only(monkeypatch):
+  monkeypatch.setenv("TERM", "xterm-256color")
+  monkeypatch.delenv("NO_COLOR", raising=False)
+  terminal, pipe = Terminal(), io.StringIO()
+  for file in (terminal, pipe):
+    console.Console(file).show("grpo", 0, 2, NUMBERS)
+  assert "\x1b[" in terminal.getvalue()
+  assert "\x1b[" not in pipe.getvalue()
+
+
+def test_a_stage_starts_its_own_clock():
+  file, now = io.StringIO(), iter([0.0, 100.0])
+  shown = console.Console(file, clock=lambda: next(now))
+  shown.show("base", 0, 2, {})
+  shown.show("grpo", 0, 2, {})
+  assert "eta" not in file.getvalue()
+
+
+def test_eta_counts_steps_not_lines():
+  file, now = io.StringIO(), iter([0.0, 20.0])
+  shown = console.Console(file, clock=lambda: next(now))
+  shown.show("base", 9, 100, {})
+  shown.show("base", 19, 100, {})  # 2 s a step, 80 to go
+  assert file.getvalue().splitlines()[1] == "base 20/100 | eta 2:40"
+
+
+def test_markup_in_a_text_is_only_text():
+  file = io.StringIO()
+  console.Console(file).print("[red]a[/red] " + "x" * 300)
+  assert file.getvalue() == "[red]a[/red] " + "x" * 300 + "\n"
+
+
+def test_table_of_evaluations():
+  dead = statistics.GymEvaluation(
+    None, None, None, None, 4, 4, None, 4, 0.0, 1.0, {}
+  )
+  alive = statistics.GymEvaluation(
+    0.5, 0.4, 0.61, 0.33, 10, 20, 2.5, 1, 0.45, 0.55, {}
+  )
+  summary = statistics.Evaluation(
+    "grpo", "test", 1.0, {"function": alive, "tau": dead}, {}
+  ).to_dict()
+  file = io.StringIO()
+  console.Console(file).show_table([summary])
+  text = file.getvalue()
+  for expected in ("0.500", "0.400 to 0.610", "33%", "2.50", "10", "tau"):
+    assert expected in text

@@ -1,0 +1,307 @@
+"""Credit against the golden cases, worked numbers and its own promises."""
+
+import itertools
+import json
+import os
+import pathlib
+
+import hypothesis
+from hypothesis import strategies
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from userrl_jax import config
+from userrl_jax.learning import credit
+
+SCORE_NAMES = {"Sum": "mean", "SumPaper": "sum", "R2G": "r2g"}
+CREDIT_NAMES = {
+  "Equalized": "equalized",
+  "Naive": "naive",
+  "R2G": "r2g",
+  "EM": "em",
+}
+REWARDS = [[[0, 0, 1, 9], [0.2, 0.8, 9, 9], [0, 0, 0, 0], [0.5, 0, 0.5, 9]]]
+NUM_TURNS = [[3, 2, 4, 3]]
+
+
+def _mask(num_turns, K):
+  return np.arange(K) < np.asarray(num_turns)[..., None]
+
+
+def _main_group():
+  mask = _mask(NUM_TURNS, 4)
+  return np.array(REWARDS), mask, 3 * mask, np.ones((1, 4), bool)
+
+
+def _advantages(arrays, settings, on_device):
+  if not on_device:
+    return credit.group_advantages(*arrays, settings)
+  return np.asarray(
+    jax.jit(lambda *a: credit.group_advantages(*a, settings, jnp))(*arrays)
+  )
+
+
+def _golden_cases():
+  """Returns the cases, or skips where they are not at hand."""
+  folder = os.environ.get("USERRL_SHARED")
+  if not folder:
+    pytest.skip("USERRL_SHARED does not name the folder with golden/")
+  path = pathlib.Path(folder) / "golden" / "advantage_cases.json"
+  return json.loads(path.read_text())["cases"]
+
+
+def _golden_arrays(cases):
+  """Returns all cases side by side as [P, G, K] arrays, and rows' places."""
+  keys = [(c["name"], g) for c in cases for g in c["group"]]
+  groups = list(dict.fromkeys(keys))
+  shape = (len(groups), max(keys.count(k) for k in groups), 4)
+  rewards, num_tokens = np.zeros(shape), np.zeros(shape, np.int32)
+  mask, valid = np.zeros(shape, bool), np.zeros(shape[:2], bool)
+  places, sizes = {}, dict.fromkeys(groups, 0)
+  for case in cases:
+    for b, group_id in enumerate(case["group"]):
+      key = case["name"], group_id
+      place = places[case["name"], b] = groups.index(key), sizes[key]
+      sizes[key] += 1
+      row = case["turn_rewards"][b]
+      rewards[place][: len(row)] = row
+      mask[place][: len(row)] = valid[place] = True
+      turn_of_token = np.cumsum(case["turn_start"][b]) - 1
+      kept = turn_of_token[np.array(case["loss_mask"][b]) == 1]
+      num_tokens[place] = np.bincount(kept, minlength=shape[2])
+  return (rewards, mask, num_tokens, valid), places
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("score_name", SCORE_NAMES)
+@pytest.mark.parametrize("credit_name", CREDIT_NAMES)
+def test_golden_cases(credit_name, score_name, on_device):
+  cases = _golden_cases()
+  assert len(cases) == 9
+  assert all(
+    (c["gamma"], c["norm_by_std"], c["eps"]) == (0.8, True, 1e-6) for c in cases
+  )
+  arrays, places = _golden_arrays(cases)
+  settings = config.Credit(
+    score=SCORE_NAMES[score_name],
+    credit=CREDIT_NAMES[credit_name],
+    gamma=0.8,
+    released=True,
+  )
+  got = _advantages(arrays, settings, on_device)
+  tolerance = 1e-5 if on_device else 2e-6
+  for case in cases:
+    rows = case["advantages"][f"{credit_name}/{score_name}"]["per_turn"]
+    z = case["trajectory"][score_name]["normalised"]
+    for b, want in enumerate(rows):
+      mine = got[places[case["name"], b]]
+      np.testing.assert_allclose(
+        mine[: len(want)], want, rtol=0, atol=tolerance, err_msg=case["name"]
+      )
+      if z[b] == 0:
+        assert not mine.any(), case["name"]
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+def test_worked_numbers_of_the_docstrings(on_device):
+  arrays = _main_group()
+  cases = {
+    ("mean", "em"): [
+      [0.148953, 0.148953, 0.297905, 0],
+      [0.830588, 1.156401, 0, 0],
+      [-1.390702] * 4,
+      [0.231140, 0.133530, 0.231140, 0],
+    ],
+    ("sum", "naive"): [
+      [0, 0, 0.5, 0],
+      [0.2, 0.8, 0, 0],
+      [0] * 4,
+      [0.5, 0, 0.5, 0],
+    ],
+    ("r2g", "em"): [
+      [0.123811, 0.123811, 0.247623, 0],
+      [0.562673, 0.783380, 0, 0],
+      [-1.460340] * 4,
+      [0.724167, 0.418352, 0.724167, 0],
+    ],
+  }
+  for (score, name), want in cases.items():
+    settings = config.Credit(score=score, credit=name, released=True)
+    got = _advantages(arrays, settings, on_device)[0]
+    np.testing.assert_allclose(got, want, rtol=0, atol=5e-5)
+
+
+def test_defaults_do_not_round_and_a_group_of_one_gives_zero():
+  rewards, mask, tokens, valid = _main_group()
+  exact = credit.score(rewards, mask, config.Credit(score="mean"))
+  rounded = credit.score(
+    rewards, mask, config.Credit(score="mean", released=True)
+  )
+  assert exact[0, 0] == 1 / 3 and rounded[0, 0] == 0.3333
+  em = config.Credit(credit="em")
+  assert credit.em_credit(np.array([[[0.2]]]), None, em, np)[0, 0, 0] != 0.6906
+
+  valid = np.array([[False, True, False, False]])
+  lone = credit.group_advantages(
+    rewards, mask, tokens, valid, config.Credit(score="sum")
+  )
+  assert not lone.any()
+  lone = credit.group_advantages(
+    rewards, mask, tokens, valid, config.Credit(score="sum", released=True)
+  )
+  np.testing.assert_allclose(lone[0, 1, :2], 1 / (1 + 1e-6))
+  assert not lone[0, [0, 2, 3]].any()
+
+
+def test_without_normalisation_z_is_the_distance_from_the_mean():
+  rewards, mask, tokens, valid = _main_group()
+  settings = config.Credit(score="sum", normalize="none")
+  got = credit.group_advantages(rewards, mask, tokens, valid, settings)
+  np.testing.assert_allclose(got[0, :, 0], [0.25, 0.25, -0.75, 0.25])
+
+
+@pytest.mark.parametrize(
+  "score,name", list(itertools.product(credit.SCORES, credit.CREDITS))
+)
+def test_device_agrees_with_host_and_loops(score, name):
+  rng = np.random.default_rng(0)
+  P, G, K = 6, 5, 7
+  mask = _mask(rng.integers(1, K + 1, (P, G)), K)
+  rewards = rng.choice([0.0, 0.2, 0.5, 1.0], (P, G, K))
+  tokens = rng.integers(1, 9, (P, G, K)) * mask
+  valid = rng.random((P, G)) < 0.8
+  settings = config.Credit(score=score, credit=name, gamma=0.7)
+  arrays = (rewards, mask, tokens, valid)
+  host = _advantages(arrays, settings, False)
+  device = _advantages(arrays, settings, True)
+  np.testing.assert_allclose(device, host, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(host, _looped(*arrays, settings), atol=1e-12)
+
+
+def _looped(rewards, mask, tokens, valid, settings):
+  """Transcribes the definitions one trajectory and turn at a time."""
+  out = np.zeros(rewards.shape)
+  for p in range(len(rewards)):
+    members = [g for g in range(rewards.shape[1]) if valid[p, g]]
+    rows = {g: rewards[p, g][mask[p, g]].tolist() for g in members}
+    togo = {}
+    for g, row in rows.items():
+      running, togo[g] = 0.0, []
+      for r in reversed(row):
+        running = r + settings.gamma * running
+        togo[g].insert(0, running)
+    scores = {
+      "mean": {g: sum(r) / len(r) for g, r in rows.items()},
+      "sum": {g: sum(r) for g, r in rows.items()},
+      "r2g": {g: togo[g][0] for g in rows},
+    }[settings.score]
+    if len(members) < 2 or np.ptp(list(scores.values())) < 1e-9:
+      continue
+    mean = np.mean(list(scores.values()))
+    std = np.std(list(scores.values()), ddof=1)
+    for g, row in rows.items():
+      credits = {
+        "equalized": [1.0] * len(row),
+        "naive": row,
+        "r2g": togo[g],
+        "em": [
+          0.5
+          + 0.5
+          * (1 - np.exp(-settings.em_k * r))
+          / (1 - np.exp(-settings.em_k))
+          for r in row
+        ],
+      }[settings.credit]
+      E = sum(c * n for c, n in zip(credits, tokens[p, g], strict=False))
+      N = sum(n for c, n in zip(credits, tokens[p, g], strict=False) if c)
+      for k, c in enumerate(credits):
+        z = (scores[g] - mean) / (std + 1e-6)
+        out[p, g, k] = z * c * N / E if E else 0.0
+  return out
+
+
+def test_equal_scores_give_exactly_zero_for_10000_values():
+  rng = np.random.default_rng(1)
+  values = np.concatenate(
+    [
+      rng.random(5000),
+      rng.uniform(-100, 100, 4000),
+      10.0 ** rng.uniform(-6, 6, 1000),
+    ]
+  )
+  rewards = np.repeat(values[:, None, None], 8, 1)
+  mask = np.ones_like(rewards, bool)
+  valid = np.ones(rewards.shape[:2], bool)
+  arrays = (rewards, mask, 3 * mask, valid)
+  for score, name in zip(credit.SCORES, ("r2g", "em", "naive"), strict=True):
+    settings = config.Credit(score=score, credit=name)
+    assert not _advantages(arrays, settings, False).any()
+    assert not _advantages(arrays, settings, True).any()
+
+
+def test_equal_scores_summed_in_other_orders_are_flat_in_float32():
+  rewards = np.array([[[0.1, 0.5, 0.7], [0.7, 0.5, 0.1], [0.5, 0.7, 0.1]]])
+  mask = np.ones((1, 3, 3), bool)
+  arrays = (rewards, mask, 2 * mask, np.ones((1, 3), bool))
+  sums = np.float32(rewards)
+  sums = (sums[..., 0] + sums[..., 1]) + sums[..., 2]
+  assert np.ptp(sums) > 0  # the trap is really there
+  got = _advantages(arrays, config.Credit(score="sum"), True)
+  assert not got.any()
+
+
+def test_credits_that_cancel_give_zero_rather_than_explode():
+  rewards = np.array([[[0.1, 0.2, -0.3], [1.0, 0, 0]]])
+  mask = np.ones((1, 2, 3), bool)
+  arrays = (rewards, mask, 2 * mask, np.ones((1, 2), bool))
+  settings = config.Credit(score="sum", credit="naive")
+  for on_device in (False, True):
+    got = _advantages(arrays, settings, on_device)
+    assert not got[0, 0].any() and got[0, 1, 0] > 0
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(seed=strategies.integers(0, 2**32 - 1))
+def test_invariances(seed):
+  rng = np.random.default_rng(seed)
+  P, G, K = 3, 4, 5
+  mask = _mask(rng.integers(1, K + 1, (P, G)), K)
+  rewards = rng.random((P, G, K)).round(1)
+  tokens = rng.integers(1, 9, (P, G, K)) * mask
+  valid = rng.random((P, G)) < 0.8
+  names = (rng.choice(list(credit.SCORES)), rng.choice(list(credit.CREDITS)))
+  settings = config.Credit(score=names[0], credit=names[1])
+  got = credit.group_advantages(rewards, mask, tokens, valid, settings)
+
+  z = credit.normalize(credit.score(rewards, mask, settings), valid, settings)
+  np.testing.assert_allclose(z.sum(-1), 0, atol=1e-9)
+  assert not got[~valid].any() and not got[~mask].any()
+
+  order = rng.permutation(G)
+  shuffled = credit.group_advantages(
+    rewards[:, order], mask[:, order], tokens[:, order], valid[:, order],
+    settings,
+  )  # fmt: skip
+  np.testing.assert_allclose(shuffled, got[:, order], atol=1e-12)
+
+  # Invalid members, absent turns and more of both change nothing.
+  wide = [
+    np.pad(rewards, ((0, 1), (0, 2), (0, 3)), constant_values=7.0),
+    *(np.pad(x, ((0, 1), (0, 2), (0, 3))) for x in (mask, tokens)),
+    np.pad(valid, ((0, 1), (0, 2))),
+  ]
+  wide[0][:P, :G][~valid] = 99.0
+  padded = credit.group_advantages(*wide, settings)
+  np.testing.assert_allclose(padded[:P, :G, :K], got, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+  "field,value",
+  [("score", "Sum"), ("credit", "r2"), ("normalize", ""), ("gamma", 1.5), ("em_k", 0)],
+)  # fmt: skip
+def test_bad_settings_are_refused(field, value):
+  with pytest.raises(ValueError, match=f"credit.{field} must"):
+    credit.check(config.Credit(**{field: value}))
+  credit.check(config.Credit())

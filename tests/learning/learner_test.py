@@ -1,0 +1,332 @@
+"""The update against a naive loop, and what must not change it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from userrl_jax import config
+from userrl_jax import types
+from userrl_jax.learning import batching
+from userrl_jax.learning import credit
+from userrl_jax.learning import learner
+
+P, G, K = 3, 4, 3
+GRPO = config.Grpo(
+  credit=config.Credit(score="r2g", credit="em"),
+  optimizer=config.Optimizer(learning_rate=1e-2, max_grad_norm=100.0),
+)
+PACKING = config.Packing(
+  row_length=64, rows_per_micro_batch=2, logprob_chunk=16
+)
+SETTINGS = learner.Settings(GRPO, PACKING, temperature=0.9)
+
+
+def _pack(groups, packing=PACKING, capacity=6):
+  return batching.pack(
+    groups,
+    packing,
+    group_size=G,
+    max_turns=K,
+    num_tasks=P,
+    capacity=capacity,
+  )[0]
+
+
+def _start(params, mesh, optimizer=GRPO.optimizer):
+  return learner.init_state(params, optimizer, 10, mesh)
+
+
+def _gradient(state):
+  """Reads the first update's gradient back from AdamW's first moment."""
+  return jax.tree.map(lambda m: m / (1 - 0.9), state.opt_state[1][0].mu)
+
+
+def _assert_close(got, want, atol):
+  jax.tree.map(
+    lambda g, w: np.testing.assert_allclose(g, w, rtol=0, atol=atol), got, want
+  )
+
+
+@pytest.fixture(scope="module")
+def update(model_config, mesh):
+  return learner.make_update(model_config, SETTINGS, mesh)
+
+
+def _naive_loss(params, groups, chosen_logprobs, xp):
+  """Adds the clipped loss up one token at a time; no packing, no arrays."""
+  shape = (P, G, K)
+  rewards, tokens, mask = (
+    np.zeros(shape),
+    np.zeros(shape),
+    np.zeros(shape, bool),
+  )
+  for p, group in enumerate(groups):
+    for g, t in enumerate(group.trajectories):
+      rewards[p, g, : len(t.turns)] = t.rewards_K
+      tokens[p, g, : len(t.turns)] = t.num_sampled_K
+      mask[p, g, : len(t.turns)] = True
+  advantages = credit.group_advantages(
+    rewards, mask, tokens, mask.any(-1), GRPO.credit
+  )
+  total, count = 0.0, 0
+  for p, group in enumerate(groups):
+    for g, t in enumerate(group.trajectories):
+      logprobs = chosen_logprobs(params, t, SETTINGS.temperature)
+      for i, k in enumerate(t.turn_ids_T):
+        if k < 0:
+          continue
+        A = float(advantages[p, g, k])
+        ratio = xp.exp(logprobs[i - 1] - float(t.logprobs_T[i]))
+        loss = xp.maximum(-A * ratio, -A * xp.clip(ratio, 0.8, 1.2))
+        total += xp.minimum(loss, -A * 3.0) if A < 0 else loss
+        count += 1
+  return total / count
+
+
+def test_update_equals_a_naive_loop(
+  make_groups, params, mesh, update, chosen_logprobs
+):
+  groups = make_groups(0)
+  state, metrics = update(_start(params, mesh), _pack(groups))
+  plain = lambda p, t, temperature: np.asarray(
+    chosen_logprobs(p, t, temperature), np.float64
+  )
+  want = _naive_loss(params, groups, plain, np)
+  np.testing.assert_allclose(metrics["train/loss"], want, atol=1e-6)
+  assert 0.05 < metrics["train/clip_fraction"] < 0.95
+  assert metrics["train/dual_clip_fraction"] > 0
+
+  gradient = jax.grad(
+    lambda params: _naive_loss(params, groups, chosen_logprobs, jnp)
+  )(params)
+  _assert_close(_gradient(state), gradient, atol=1e-6)
+  assert metrics["train/grad_norm"] > 0.01
+
+
+def test_packing_and_micro_batches_change_nothing(
+  make_groups, model_config, params, mesh, update
+):
+  groups = make_groups(1)
+  state, metrics = update(_start(params, mesh), _pack(groups))
+  assert _pack(groups).num_micro_batches == 2
+  for rows, length, count in ((1, 64, 3), (12, 32, 1)):
+    packing = dataclasses.replace(
+      PACKING, rows_per_micro_batch=rows, row_length=length, logprob_chunk=9
+    )
+    batch = _pack(groups, packing, capacity=24 // rows)
+    assert batch.num_micro_batches == count
+    other = learner.make_update(
+      model_config, dataclasses.replace(SETTINGS, packing=packing), mesh
+    )
+    other_state, other_metrics = other(_start(params, mesh), batch)
+    _assert_close(_gradient(other_state), _gradient(state), atol=1e-6)
+    _assert_close(other_metrics, metrics, atol=1e-5)
+
+
+def test_an_invalid_member_changes_nothing(
+  make_groups, make_trajectory, params, mesh, update
+):
+  groups = make_groups(2)
+  short = [types.Group(g.task, g.trajectories[:3]) for g in groups]
+  rng = np.random.default_rng(0)
+  poison = make_trajectory(rng, [6, 6], [50.0, 50.0], fault="user_timeout")
+  with_invalid = [
+    types.Group(g.task, [*g.trajectories[:3], poison]) for g in groups
+  ]
+  state, metrics = update(_start(params, mesh), _pack(short))
+  other_state, other_metrics = update(_start(params, mesh), _pack(with_invalid))
+  _assert_close(other_state.params, state.params, atol=0)
+  _assert_close(other_metrics, metrics, atol=0)
+  assert metrics["rollout/num_valid"] == 9
+
+
+def test_one_program_whatever_the_content(make_groups, params, mesh, update):
+  state = _start(params, mesh)
+  used = set()
+  for seed, tasks, most in ((3, 1, 3), (4, 3, 6), (5, 3, 9)):
+    batch = _pack(make_groups(seed, P=tasks, most=most))
+    used.add(int(batch.num_micro_batches))
+    state, _ = update(state, batch)
+  assert len(used) > 1
+  assert update._cache_size() == 1
+  assert state.step == 3 and state.num_skipped == 0
+
+
+def test_the_program_calls_no_host(make_groups, params, mesh, update):
+  lowered = update.lower(_start(params, mesh), _pack(make_groups(0)))
+  assert "callback" not in lowered.as_text()
+
+
+def test_flat_groups_have_no_gradient(make_groups, params, mesh, update):
+  groups = [
+    types.Group(
+      g.task,
+      [
+        dataclasses.replace(
+          t, turns=tuple(dataclasses.replace(x, reward=0.0) for x in t.turns)
+        )
+        for t in g.trajectories
+      ],
+    )
+    for g in make_groups(6)
+  ]
+  state, metrics = update(_start(params, mesh), _pack(groups))
+  assert metrics["train/grad_norm"] == 0
+  assert metrics["advantage/flat_share"] == 1
+  assert metrics["train/skipped"] == 0
+  _assert_close(state.params, params, atol=0)
+
+
+def test_unsound_updates_are_skipped_and_counted(
+  make_groups, params, mesh, update
+):
+  batch = _pack(make_groups(7))
+  broken = batch.rewards_PGK.copy()
+  broken[0, 0, 0] = np.nan
+  state, metrics = update(
+    _start(params, mesh), batch._replace(rewards_PGK=broken)
+  )
+  assert not np.isfinite(metrics["train/loss"])
+  assert metrics["train/skipped"] == 1
+  _assert_close(state.params, params, atol=0)
+
+  state, metrics = update(state, _pack([]))
+  assert metrics["train/num_skipped"] == 2 and metrics["train/num_tokens"] == 0
+  assert all(np.isfinite(x) for x in metrics.values())
+  _assert_close(state.params, params, atol=0)
+
+  state, metrics = update(state, batch)
+  assert (metrics["train/skipped"], metrics["train/num_skipped"]) == (0, 2)
+  assert (state.step, state.num_skipped) == (3, 2)
+  moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), state.params, params)
+  assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_gap_is_small_on_policy_and_shows_a_wrong_temperature(
+  make_groups, params, mesh, update, chosen_logprobs
+):
+  def resampled(t, temperature):
+    logprobs = np.zeros(len(t.token_ids_T), np.float32)
+    logprobs[1:] = chosen_logprobs(params, t, temperature)
+    logprobs[t.turn_ids_T < 0] = 0
+    return dataclasses.replace(t, logprobs_T=logprobs)
+
+  gaps = {}
+  for temperature in (0.9, 1.0):
+    groups = [
+      types.Group(g.task, [resampled(t, temperature) for t in g.trajectories])
+      for g in make_groups(8)
+    ]
+    _, metrics = update(_start(params, mesh), _pack(groups))
+    gaps[temperature] = metrics["rollout/logprob_gap_max"]
+    if temperature == 0.9:
+      np.testing.assert_allclose(metrics["train/ratio"], 1, atol=1e-5)
+      assert metrics["rollout/logprob_gap"] <= gaps[0.9] < 1e-5
+  assert gaps[1.0] > 1e-3
+
+
+def test_a_rewarded_token_becomes_likelier(
+  make_groups, params, mesh, update, chosen_logprobs
+):
+  groups = make_groups(9)
+  groups = [
+    types.Group(
+      g.task,
+      [
+        dataclasses.replace(
+          t,
+          turns=(types.Turn("", None, "", float(i == 0)),) * len(t.turns),
+        )
+        for i, t in enumerate(g.trajectories)
+      ],
+    )
+    for g in groups
+  ]
+  state = _start(params, mesh)
+  for _ in range(3):
+    state, _ = update(state, _pack(groups))
+  for group in groups:
+    t = group.trajectories[0]
+    change = chosen_logprobs(state.params, t, 0.9) - chosen_logprobs(
+      params, t, 0.9
+    )
+    assert change[t.turn_ids_T[1:] >= 0].mean() > 0.1
+
+
+def test_updates_leave_the_callers_params_alive(
+  make_groups, params, mesh, update
+):
+  state = _start(params, mesh)
+  update(state, _pack(make_groups(0)))
+  assert jax.tree.leaves(state.params)[0].is_deleted()
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+def test_weight_decay_spares_norms_and_embeddings(params):
+  optimizer, _ = learner.make_optimizer(
+    config.Optimizer(learning_rate=1.0, weight_decay=0.1), 10
+  )
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  changes = jax.jit(
+    lambda zeros: optimizer.update(zeros, optimizer.init(params), params)[0]
+  )(zeros)
+  decayed, spared = set(), set()
+  for path, change in jax.tree_util.tree_leaves_with_path(changes):
+    name = "/".join(str(k.key) for k in path)
+    (decayed if change.any() else spared).add(name)
+  assert spared == {
+    "embed/embedding",
+    "final_norm/scale",
+    "layers/attention_norm/scale",
+    "layers/mlp_norm/scale",
+    "layers/attention/q_norm/scale",
+    "layers/attention/k_norm/scale",
+  }
+  assert "head/kernel" in decayed and len(decayed) == 8
+
+
+def test_schedules():
+  rate = lambda **kw: learner.make_optimizer(
+    config.Optimizer(learning_rate=1.0, **kw), 14
+  )[1]
+  constant = rate(warmup_steps=4)
+  np.testing.assert_allclose(
+    [constant(i) for i in (0, 1, 4, 13)], [0.2, 0.4, 1, 1], atol=1e-6
+  )
+  cosine = rate(warmup_steps=4, schedule="cosine")
+  np.testing.assert_allclose(
+    [cosine(i) for i in (4, 9, 14, 99)], [1, 0.55, 0.1, 0.1], atol=1e-6
+  )
+  assert rate()(0) == 1.0
+
+
+@pytest.mark.parametrize(
+  "change,message",
+  [
+    (dict(dual_clip=1.0), "dual_clip above 1"),
+    (dict(clip_low=1.5), "clip_low must be within"),
+    (dict(credit=config.Credit(score="Sum")), "credit.score must be one of"),
+    (dict(optimizer=config.Optimizer(schedule="linear")), "must be constant"),
+    (dict(optimizer=config.Optimizer(max_grad_norm=0)), "max_grad_norm must"),
+  ],
+)
+def test_bad_settings_are_refused(model_config, mesh, change, message):
+  grpo = dataclasses.replace(GRPO, **change)
+  settings = dataclasses.replace(SETTINGS, grpo=grpo)
+  with pytest.raises(ValueError, match=message):
+    learner.make_update(model_config, settings, mesh)
+
+
+def test_greedy_samples_and_empty_chunks_are_refused(model_config, mesh):
+  with pytest.raises(ValueError, match="temperature must be above 0"):
+    learner.make_update(
+      model_config, dataclasses.replace(SETTINGS, temperature=0.0), mesh
+    )
+  packing = dataclasses.replace(PACKING, logprob_chunk=0)
+  with pytest.raises(ValueError, match="logprob_chunk must be above 0"):
+    learner.make_update(
+      model_config, dataclasses.replace(SETTINGS, packing=packing), mesh
+    )

@@ -1,0 +1,99 @@
+"""One device, eight devices: same batch, same numbers."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from userrl_jax import config
+from userrl_jax import sharding
+from userrl_jax.learning import batching
+from userrl_jax.learning import learner
+
+GRPO = config.Grpo(
+  credit=config.Credit(score="mean", credit="r2g"),
+  optimizer=config.Grpo().optimizer,
+)
+PACKING = config.Packing(
+  row_length=64, rows_per_micro_batch=8, logprob_chunk=16
+)
+
+
+def _three_updates(settings, devices, model_config, params, batches):
+  mesh = sharding.make_mesh(settings, devices)
+  update = learner.make_update(
+    model_config, learner.Settings(GRPO, PACKING, temperature=1.0), mesh
+  )
+  state = learner.init_state(params, GRPO.optimizer, 10, mesh)
+  states, seen = [], []
+  for batch in batches:
+    state, metrics = update(state, batch)
+    states.append(jax.device_get(state))
+    seen.append(jax.device_get(metrics))
+  assert update._cache_size() == 1
+  return state, states, seen
+
+
+def test_one_and_eight_devices_agree(
+  request, make_groups, model_config, params
+):
+  if jax.device_count() != 8:
+    # The number of devices is fixed when JAX starts: run this very test anew.
+    run = subprocess.run(
+      [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+      + ["-o", "python_files=*_test.py", "--rootdir", request.config.rootpath]
+      + [f"{__file__}::{request.node.name}"],
+      env=os.environ
+      | {
+        # Less optimised code, which compiles in half the time.
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8"
+        " --xla_backend_optimization_level=0",
+        "JAX_PLATFORMS": "cpu",
+      },
+      capture_output=True,
+      text=True,
+    )
+    assert run.returncode == 0 and "1 passed" in run.stdout, run.stdout
+    return
+  batches = [
+    batching.pack(
+      make_groups(seed, P=6, most=9),
+      PACKING,
+      group_size=4,
+      max_turns=3,
+      num_tasks=6,
+      capacity=3,
+    )[0]
+    for seed in range(3)
+  ]
+  _, states, metrics = _three_updates(
+    config.Mesh(), jax.devices()[:1], model_config, params, batches
+  )
+  state, other_states, other_metrics = _three_updates(
+    config.Mesh(data=2, fsdp=2, tensor=2),
+    jax.devices(),
+    model_config,
+    params,
+    batches,
+  )
+  for got, want in zip(other_metrics, metrics, strict=True):
+    assert want["train/grad_norm"] > 1e-3
+    for name, value in want.items():
+      np.testing.assert_allclose(
+        got[name], value, rtol=1e-5, atol=1e-5, err_msg=name
+      )
+  # Params, and Adam's moments: after one update the first is the gradient.
+  for got, want in zip(other_states, states, strict=True):
+    jax.tree.map(
+      lambda g, w: np.testing.assert_allclose(g, w, rtol=0, atol=1e-5),
+      got,
+      want,
+    )
+  # The mesh really split what the table says, moments included.
+  kernel = state.params["layers"]["mlp"]["up"]["kernel"]
+  moment = state.opt_state[1][0].mu["layers"]["mlp"]["up"]["kernel"]
+  for array in (kernel, moment):
+    assert array.sharding.shard_shape(array.shape) == (2, 16, 32)

@@ -1,0 +1,11 @@
+"""Trains language-model agents that help people over many turns, in JAX.
+
+The flow, and where each part lives:
+
+  tasks -> Episode (Agent and Gym) -> Trajectory -> Group -> Batch -> update
+  data     rollout, agents, gyms      types                  learning
+
+`train.py` is that line as a loop. `evaluate.py` measures, `report.py` shows.
+"""
+
+__version__ = "0.1.0"

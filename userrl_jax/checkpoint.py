@@ -1,0 +1,415 @@
+"""Saves and restores the state of a stage with Orbax (law L10).
+
+In: any pytree of arrays (params, optimizer, step), and a small JSON dict
+(Grain state, seeds, counters). Out: a folder
+
+  <folder>/<step>/        one finished checkpoint: state, extras, digests
+  <folder>/tokenizer/     the tokenizer, beside them
+  <folder>/config.json    the resolved config, beside them
+
+A checkpoint is written under a temporary name and renamed when complete, so
+a killed save leaves nothing that looks finished. The file format notices most
+damage but not a flipped bit inside an array, so every array's digest is kept
+and compared after loading.
+"""
+
+from collections.abc import Mapping
+import json
+import os
+import pathlib
+import shutil
+from typing import Any, Protocol
+import zlib
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from userrl_jax import digests
+
+_SEPARATOR = "/"
+
+
+class Tokenizer(Protocol):
+  """What a checkpoint needs of a tokenizer."""
+
+  fingerprint: str
+
+  def save(self, folder: Any) -> None:
+    """Writes the tokenizer's files into a folder."""
+
+
+class Store:
+  """Keeps the latest checkpoints of one stage in a folder.
+
+  Usable as a context manager. Saving blocks until the checkpoint is complete,
+  so the caller may donate or change the state right after.
+  """
+
+  def __init__(self, folder: str | os.PathLike[str], keep: int = 2):
+    """Opens or creates a folder of checkpoints.
+
+    Args:
+      folder: local folder; made when it is not there.
+      keep: how many of the latest checkpoints to keep, at least 1.
+
+    Raises:
+      ValueError: when `keep` is below 1.
+    """
+    if keep < 1:
+      raise ValueError(
+        f"checkpoint.keep must be at least 1, got {keep}; a run that keeps "
+        "none cannot resume"
+      )
+    self.folder = pathlib.Path(folder).absolute()
+    self.folder.mkdir(parents=True, exist_ok=True)
+    self._orbax = _open(self.folder, keep)
+
+  def __enter__(self) -> "Store":
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self.close()
+
+  def describe(
+    self, tokenizer: Tokenizer | None, config: Mapping[str, Any]
+  ) -> None:
+    """Writes the tokenizer and the resolved config beside the checkpoints.
+
+    Args:
+      tokenizer: the run's, or None when it has none.
+      config: the resolved config, JSON-able.
+
+    Raises:
+      ValueError: when the folder already holds another tokenizer: its
+        checkpoints would then be read with the wrong vocabulary.
+    """
+    if tokenizer is not None:
+      self._describe_tokenizer(tokenizer)
+    path = self.folder / "config.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(config, indent=2) + "\n")
+    temporary.replace(path)
+
+  def _describe_tokenizer(self, tokenizer: Tokenizer) -> None:
+    target = self.folder / "tokenizer"
+    mark = target / "fingerprint.txt"
+    if target.exists():
+      found = mark.read_text().strip() if mark.exists() else "no fingerprint"
+      if found != tokenizer.fingerprint:
+        raise ValueError(
+          f"the checkpoints in {self.folder} must be of this run's tokenizer "
+          f"({tokenizer.fingerprint[:12]}), got {found[:12]}; use another "
+          "out_dir or the tokenizer that made them"
+        )
+      return
+    temporary = self.folder / "tokenizer.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    tokenizer.save(temporary)
+    (temporary / mark.name).write_text(tokenizer.fingerprint + "\n")
+    temporary.rename(target)
+
+  def save(self, step: int, state: Any, extras: Mapping[str, Any]) -> None:
+    """Writes one checkpoint and drops those beyond `keep`.
+
+    Args:
+      step: number of steps done; larger than every saved one.
+      state: pytree of arrays, at least one of them.
+      extras: small JSON-able dict that `restore` gives back as it is.
+
+    Raises:
+      ValueError: when the step is not above the latest, the state holds
+        something other than arrays, or the extras are not JSON-able.
+    """
+    latest = self.latest_step()
+    if latest is not None and step <= latest:
+      raise ValueError(
+        f"a checkpoint's step must be above the latest in {self.folder} "
+        f"({latest}), got {step}; restore the latest before going on"
+      )
+    leaves = {p: _as_array(p, x) for p, x in _leaves(state).items()}
+    text = json.dumps(dict(extras))
+    if json.loads(text) != dict(extras):
+      raise ValueError(
+        "extras must come back from JSON as they went in (string keys, lists, "
+        f"finite numbers), got {dict(extras)!r}"
+      )
+    record = {
+      "extras": text,
+      "extras_crc32": zlib.crc32(text.encode()),
+      "digests": digests.of(leaves),
+    }
+    self._orbax.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeSave(_nest(leaves)),
+        extras=ocp.args.JsonSave(record),
+      ),
+      force=True,
+    )
+    self._orbax.wait_until_finished()
+
+  def latest_step(self) -> int | None:
+    """Returns the step of the latest finished checkpoint, None without one."""
+    return self._orbax.latest_step()
+
+  def restore(
+    self, abstract_state: Any, step: int | None = None
+  ) -> tuple[Any, dict[str, Any]]:
+    """Reads a checkpoint, checked against what is wanted before it is loaded.
+
+    Args:
+      abstract_state: pytree of arrays or `jax.ShapeDtypeStruct`; the result
+        has its structure, shapes, dtypes and (where given) shardings.
+      step: which checkpoint; the latest when None.
+
+    Returns:
+      The state, bit-equal to what was saved, and the extras.
+
+    Raises:
+      ValueError: when there is no such checkpoint, it cannot be read, is
+        damaged, or holds other leaves, shapes or dtypes. Never falls back to
+        an older checkpoint or to a fresh start.
+    """
+    step = _choose_step(self._orbax, self.folder, step)
+    wanted = _leaves(abstract_state)
+    where = self.folder / str(step)
+    saved = _saved_leaves(self._orbax, where, step)
+    unwanted = sorted(set(saved) - set(wanted))
+    if unwanted:
+      raise ValueError(
+        f"checkpoint {where} must hold what this run trains and nothing else, "
+        f"got also {_some(unwanted)}; restore it with the config that made it"
+      )
+    _check(where, saved, wanted, exact_dtype=True)
+    return _load(self._orbax, where, step, abstract_state, wanted)
+
+  def close(self) -> None:
+    """Waits for what is being written and lets go of the folder."""
+    self._orbax.wait_until_finished()
+    self._orbax.close()
+
+
+def load_params(
+  folder: str | os.PathLike[str], abstract_params: Any, step: int | None = None
+) -> Any:
+  """Reads only the params of a checkpoint, for `init_from`.
+
+  Args:
+    folder: a folder that a `Store` wrote; its states have a field `params`.
+    abstract_params: pytree of arrays or `jax.ShapeDtypeStruct`. A dtype other
+      than the saved one converts.
+    step: which checkpoint; the latest when None.
+
+  Returns:
+    The params, in the structure and shardings of `abstract_params`.
+
+  Raises:
+    ValueError: when there is no checkpoint in the folder, it cannot be read,
+      is damaged, or its params have other names or shapes.
+  """
+  folder = pathlib.Path(folder).absolute()
+  if not folder.is_dir():
+    raise ValueError(
+      f"init_from must be a folder with checkpoints, got {folder}, which is "
+      "not there; give a run's checkpoints/<stage>"
+    )
+  orbax = _open(folder, keep=None)
+  try:
+    step = _choose_step(orbax, folder, step)
+    where = folder / str(step)
+    abstract = {"params": abstract_params}
+    wanted = _leaves(abstract)
+    saved = _saved_leaves(orbax, where, step)
+    saved = {p: a for p, a in saved.items() if p.startswith("params/")}
+    unwanted = sorted(set(saved) - set(wanted))
+    if unwanted:
+      raise ValueError(
+        f"checkpoint {where} must hold the configured model, got also "
+        f"{_some(unwanted)}; set model to what made the checkpoint"
+      )
+    _check(where, saved, wanted, exact_dtype=False)
+    return _load(orbax, where, step, abstract, wanted)[0]["params"]
+  finally:
+    orbax.close()
+
+
+def _open(folder: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
+  return ocp.CheckpointManager(
+    folder,
+    # Asynchronous writing would have to copy the state before it is donated;
+    # a quickstart checkpoint takes 50 ms as it is.
+    options=ocp.CheckpointManagerOptions(
+      max_to_keep=keep,
+      enable_async_checkpointing=False,
+      read_only=keep is None,
+    ),
+    item_handlers={
+      "state": ocp.PyTreeCheckpointHandler(),
+      "extras": ocp.JsonCheckpointHandler(),
+    },
+  )
+
+
+def _choose_step(
+  orbax: ocp.CheckpointManager, folder: pathlib.Path, step: int | None
+) -> int:
+  steps = sorted(orbax.all_steps())
+  if not steps:
+    found = sorted(p.name for p in folder.iterdir())[:8]
+    raise ValueError(
+      f"{folder} must hold a finished checkpoint (a folder named by its "
+      f"step), got {found}; give a run's checkpoints/<stage>"
+    )
+  if step is None:
+    return steps[-1]
+  if step not in steps:
+    raise ValueError(
+      f"a checkpoint in {folder} must be one of {steps}, got {step}"
+    )
+  return step
+
+
+def _saved_leaves(
+  orbax: ocp.CheckpointManager, where: pathlib.Path, step: int
+) -> dict[str, Any]:
+  """Returns path -> metadata (shape, dtype) without loading any array."""
+  try:
+    metadata = orbax.item_metadata(step)["state"]
+    if metadata is None:
+      raise ValueError("what its state holds is not written there")
+    return _leaves(metadata.tree)
+  except Exception as error:
+    raise _unreadable(where, error) from error
+
+
+def _check(
+  where: pathlib.Path,
+  saved: Mapping[str, Any],
+  wanted: Mapping[str, Any],
+  exact_dtype: bool,
+) -> None:
+  """Holds what is saved against what is wanted, leaf by leaf."""
+  missing = sorted(set(wanted) - set(saved))
+  if missing:
+    raise ValueError(
+      f"checkpoint {where} must hold {_some(missing)}, got "
+      f"{_some(sorted(saved))}; restore it with the config that made it"
+    )
+  for path, want in wanted.items():
+    have = saved[path]
+    if tuple(have.shape) != tuple(want.shape):
+      raise ValueError(
+        f"checkpoint {where} must fit the configured model and optimizer: "
+        f"{path} is saved with shape {tuple(have.shape)}, wanted "
+        f"{tuple(want.shape)}; restore it with the config that made it"
+      )
+    if exact_dtype and jnp.dtype(have.dtype) != jnp.dtype(want.dtype):
+      raise ValueError(
+        f"checkpoint {where} must fit the configured model and optimizer: "
+        f"{path} is saved as {jnp.dtype(have.dtype)}, wanted "
+        f"{jnp.dtype(want.dtype)}; restore it with the config that made it"
+      )
+
+
+def _load(
+  orbax: ocp.CheckpointManager,
+  where: pathlib.Path,
+  step: int,
+  abstract: Any,
+  wanted: Mapping[str, Any],
+) -> tuple[Any, dict[str, Any]]:
+  """Loads the wanted leaves in their saved dtypes, proves them, converts."""
+  saved = _saved_leaves(orbax, where, step)
+  targets = {
+    path: jax.ShapeDtypeStruct(
+      want.shape, saved[path].dtype, sharding=_sharding(want)
+    )
+    for path, want in wanted.items()
+  }
+  item = _nest(targets)
+  try:
+    restored = orbax.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(
+          item,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+          partial_restore=True,
+        ),
+        extras=ocp.args.JsonRestore(),
+      ),
+    )
+    record = restored["extras"]
+    text, expected = record["extras"], record["digests"]
+    leaves = _leaves(restored["state"])
+    extras = json.loads(text)
+    if zlib.crc32(text.encode()) != record["extras_crc32"]:
+      raise ValueError("its extras are not what was saved")
+    found = digests.of(leaves)
+    changed = sorted(p for p in leaves if found[p] != expected[p])
+    if changed:
+      raise ValueError(f"{_some(changed)} are not what was saved")
+  except Exception as error:
+    raise _unreadable(where, error) from error
+  ordered = [
+    leaves[path].astype(want.dtype)
+    if leaves[path].dtype != want.dtype
+    else leaves[path]
+    for path, want in wanted.items()
+  ]
+  return jax.tree.unflatten(jax.tree.structure(abstract), ordered), extras
+
+
+def _unreadable(where: pathlib.Path, error: Exception) -> ValueError:
+  why = " ".join(str(error).split())[:300]
+  return ValueError(
+    f"checkpoint {where} must be readable, got {type(error).__name__}: {why}; "
+    "delete that folder to go on from the one before it, or restore a copy"
+  )
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+  """Returns path -> leaf in tree order; a path is keys joined by slashes."""
+  pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+  leaves = {
+    jax.tree_util.keystr(path, simple=True, separator=_SEPARATOR): leaf
+    for path, leaf in pairs
+  }
+  assert len(leaves) == len(pairs), "two leaves of a state have one path"
+  return leaves
+
+
+def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns nested dicts, so that reading needs none of our classes."""
+  nested: dict[str, Any] = {}
+  for path, leaf in leaves.items():
+    *parents, name = path.split(_SEPARATOR)
+    inner = nested
+    for parent in parents:
+      inner = inner.setdefault(parent, {})
+    inner[name] = leaf
+  return nested
+
+
+def _as_array(path: str, leaf: Any) -> jax.Array:
+  try:
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+  except TypeError as error:
+    raise ValueError(
+      f"a state must hold arrays only, got {type(leaf).__name__} at {path}; "
+      "put it into the extras"
+    ) from error
+
+
+def _sharding(want: Any) -> jax.sharding.Sharding:
+  sharding = getattr(want, "sharding", None)
+  if isinstance(sharding, jax.sharding.Sharding):
+    return sharding
+  return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+def _some(paths: list[str]) -> str:
+  shown = ", ".join(paths[:4])
+  return shown + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")

@@ -1,0 +1,333 @@
+"""Every knob of a run, typed, with its unit; knows no JAX.
+
+A recipe in `configs/` returns a `Config`; flags change single fields
+(`--config.grpo.group_size=16`). `config_rules` refuses impossible mixes before
+anything compiles. Only entry points see the whole `Config`.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import difflib
+import typing
+from typing import Any
+
+
+@dataclasses.dataclass
+class Model:
+  """Which policy is trained."""
+
+  preset: str = "qwen3_tiny"  # a name in models.qwen3.PRESETS
+  num_layers: int = 0  # 0 keeps the preset's; else cuts or grows its depth
+  dtype: str = "float32"  # compute dtype: float32 or bfloat16
+  remat: str = "none"  # none, or full: recompute each layer when backpropagating
+
+
+@dataclasses.dataclass
+class Tokenizer:
+  """Which text is which id."""
+
+  kind: str = "sentencepiece"  # sentencepiece (built in) or huggingface
+  folder: str = ""  # huggingface: a folder with tokenizer.json
+  vocab_size: int = 512  # sentencepiece: pieces, special tokens included
+
+
+@dataclasses.dataclass
+class Chat:
+  """How a dialogue is written down."""
+
+  profile: str = "brief"  # prompt texts and tool block: full or brief
+  show_reward: bool = False  # append "Reward: r" to every observation
+
+
+@dataclasses.dataclass
+class Gyms:
+  """Where tasks come from."""
+
+  names: tuple[str, ...] = ("function",)
+  levels: tuple[int, ...] = (1,)
+  tasks: str = "generated"  # generated, pack, or a folder of released files
+  num_train_tasks: int = 512  # generated: how many; pack and folder: at most
+  num_test_tasks: int = 128
+  max_turns: int = 6  # turns the gym allows
+  reward_profile: str = "default"
+  answer_limit: int = 0  # function: answers allowed; 0 is no limit
+
+
+@dataclasses.dataclass
+class Rollout:
+  """Limits of one episode."""
+
+  max_tokens_per_turn: int = 48
+  max_tokens_per_episode: int = 512  # prompt, sampled and read ids together
+  temperature: float = 1.0
+  max_malformed: int = 2  # malformed calls answered with a reminder
+  step_timeout_s: float = 60.0  # one gym step, its user included
+  num_retries: int = 2  # of a gym step that failed without changing state
+  max_invalid_share: float = 0.2  # of episodes; above it the run stops
+
+
+@dataclasses.dataclass
+class Engine:
+  """Shapes of the sampler."""
+
+  num_rows: int = 128  # KV rows: episodes alive at once
+  num_lanes: int = 64  # rows that decode together
+  decode_tokens: int = 16  # tokens a lane may sample in one device call
+  extend_chunk: int = 128  # ids a row may read in one device call
+
+
+@dataclasses.dataclass
+class Credit:
+  """How rewards become advantages."""
+
+  score: str = "r2g"  # mean, sum or r2g
+  credit: str = "equalized"  # equalized, naive, r2g or em
+  gamma: float = 0.8
+  em_k: float = 2.0
+  normalize: str = "std"  # std (of the group, n-1) or none
+  released: bool = False  # rounding and groups of one as in UserRL's code
+
+
+@dataclasses.dataclass
+class Optimizer:
+  """AdamW with a warm-up."""
+
+  learning_rate: float = 1e-3
+  schedule: str = "constant"  # constant, or cosine to a tenth
+  warmup_steps: int = 0
+  b1: float = 0.9
+  b2: float = 0.999
+  weight_decay: float = 0.0
+  max_grad_norm: float = 1.0
+
+
+@dataclasses.dataclass
+class Packing:
+  """Shapes of a training batch."""
+
+  row_length: int = 512  # tokens of a packed row
+  rows_per_micro_batch: int = 8
+  logprob_chunk: int = 128  # sampled positions a row whose logits coexist
+
+
+@dataclasses.dataclass
+class Base:
+  """Pretraining of a random model on dialogues of random canned moves."""
+
+  num_steps: int = 200
+  num_episodes: int = 2048  # dialogues to learn from
+  episodes_per_step: int = 64
+  optimizer: Optimizer = dataclasses.field(
+    default_factory=lambda: Optimizer(learning_rate=3e-3, warmup_steps=20)
+  )
+
+
+@dataclasses.dataclass
+class ColdStart:
+  """Supervised fine-tuning on ranked oracle demonstrations."""
+
+  num_steps: int = 200
+  num_tries: int = 2  # demonstrations made a task
+  top_k: int = 1  # of them kept, best first
+  noise: float = 0.15  # share of turns with a random canned move
+  episodes_per_step: int = 64
+  optimizer: Optimizer = dataclasses.field(
+    default_factory=lambda: Optimizer(
+      learning_rate=1e-3, schedule="cosine", warmup_steps=20
+    )
+  )
+
+
+@dataclasses.dataclass
+class Grpo:
+  """Multi-turn GRPO."""
+
+  num_iterations: int = 30
+  tasks_per_iteration: int = 16
+  group_size: int = 8
+  clip_low: float = 0.2
+  clip_high: float = 0.2
+  dual_clip: float = 3.0
+  credit: Credit = dataclasses.field(default_factory=Credit)
+  optimizer: Optimizer = dataclasses.field(
+    default_factory=lambda: Optimizer(learning_rate=3e-4)
+  )
+
+
+@dataclasses.dataclass
+class Evaluation:
+  """Measuring on held-out tasks."""
+
+  split: str = "test"
+  num_tasks: int = 128
+  num_attempts: int = 1  # episodes a task
+  temperature: float = 1.0
+
+
+@dataclasses.dataclass
+class Checkpoint:
+  """What a killed run can come back to."""
+
+  every_steps: int = 5  # of any stage; the end of a stage is always kept
+  keep: int = 2  # latest checkpoints kept a stage
+
+
+@dataclasses.dataclass
+class Mesh:
+  """Devices; -1 takes what is left."""
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+
+@dataclasses.dataclass
+class Config:
+  """A whole run."""
+
+  out_dir: str = "runs/default"
+  seed: int = 0
+  init_from: str = ""  # a checkpoint folder to start from instead of random
+  stages: tuple[str, ...] = ("base", "cold_start", "grpo")
+  model: Model = dataclasses.field(default_factory=Model)
+  tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
+  chat: Chat = dataclasses.field(default_factory=Chat)
+  gyms: Gyms = dataclasses.field(default_factory=Gyms)
+  rollout: Rollout = dataclasses.field(default_factory=Rollout)
+  engine: Engine = dataclasses.field(default_factory=Engine)
+  packing: Packing = dataclasses.field(default_factory=Packing)
+  base: Base = dataclasses.field(default_factory=Base)
+  cold_start: ColdStart = dataclasses.field(default_factory=ColdStart)
+  grpo: Grpo = dataclasses.field(default_factory=Grpo)
+  evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+  checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+  mesh: Mesh = dataclasses.field(default_factory=Mesh)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+  """Returns the config as nested dicts of plain values, ready for JSON."""
+  return dataclasses.asdict(config)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+  """Builds the config that `to_dict` made, also after a trip through JSON.
+
+  Raises:
+    ValueError: a field is unknown, missing or of a wrong type.
+  """
+  config = _from_dict(Config, values, "")
+  problems = type_problems(config)
+  if problems:
+    raise ValueError("\n".join(problems))
+  return config
+
+
+def differences(config: Config, recipe: Config) -> dict[str, tuple[Any, Any]]:
+  """Returns {dotted field: (in the recipe, now)} of what differs."""
+  before = {knob.path: knob.value for knob in knobs(recipe)}
+  return {
+    knob.path: (before[knob.path], knob.value)
+    for knob in knobs(config)
+    if knob.value != before[knob.path]
+  }
+
+
+def field_types() -> dict[str, Any]:
+  """Returns {dotted field: its annotation} of every single knob."""
+  return {knob.path: knob.annotation for knob in knobs(Config())}
+
+
+def type_name(annotation: Any) -> str:
+  """Returns an annotation as users write it: int, or tuple[str, ...]."""
+  whole = typing.get_origin(annotation) is not None
+  return str(annotation) if whole else annotation.__name__
+
+
+def unknown_field(path: str) -> str:
+  """Returns the message for a field that does not exist, naming the nearest.
+
+  A field of the same name in another section is nearer than a similar name.
+  """
+  known = list(field_types())
+  inside = [k for k in known if k.startswith(f"{path}.")]
+  if inside:
+    return f"{path} is a section; set one of its fields: {', '.join(inside)}"
+  name = path.rpartition(".")[2]
+  namesakes = [k for k in known if k.rpartition(".")[2] == name]
+  near = difflib.get_close_matches(
+    path, namesakes or known, n=1, cutoff=0 if namesakes else 0.5
+  )
+  hint = f"the nearest is {near[0]}" if near else "see userrl_jax/config.py"
+  return f"there is no config field {path}; {hint}"
+
+
+def type_problems(config: Config) -> list[str]:
+  """Returns one line a field of a wrong type, or that a recipe misspelt."""
+  return list(_type_problems(config, ""))
+
+
+@dataclasses.dataclass(frozen=True)
+class Knob:
+  """One single field, wherever it is nested."""
+
+  path: str  # dotted, from Config
+  key: str  # Class.field
+  annotation: Any
+  value: Any
+
+
+def knobs(section: Any, prefix: str = "") -> Iterator[Knob]:
+  """Yields every single field of a config, or of a section of it."""
+  for field in dataclasses.fields(section):
+    value = getattr(section, field.name)
+    if dataclasses.is_dataclass(field.type):
+      yield from knobs(value, f"{prefix}{field.name}.")
+    else:
+      key = f"{type(section).__name__}.{field.name}"
+      yield Knob(prefix + field.name, key, field.type, value)
+
+
+def _type_problems(section: Any, prefix: str) -> Iterator[str]:
+  fields = {field.name: field.type for field in dataclasses.fields(section)}
+  for name in sorted(vars(section).keys() - fields.keys()):  # set by a recipe
+    yield unknown_field(prefix + name)
+  for name, annotation in fields.items():
+    value = getattr(section, name)
+    if not _accepts(annotation, value):
+      yield (
+        f"{prefix}{name} must be {type_name(annotation)}, "
+        f"got {value!r} ({type(value).__name__})"
+      )
+    elif dataclasses.is_dataclass(annotation):
+      yield from _type_problems(value, f"{prefix}{name}.")
+
+
+def _accepts(annotation: Any, value: Any) -> bool:
+  if typing.get_origin(annotation) is tuple:
+    element = typing.get_args(annotation)[0]
+    return isinstance(value, tuple) and all(_accepts(element, v) for v in value)
+  if annotation in (int, float) and isinstance(value, bool):
+    return False
+  return isinstance(value, (int, float) if annotation is float else annotation)
+
+
+def _from_dict(kind: type, values: Any, prefix: str) -> Any:
+  if not isinstance(values, Mapping):
+    raise ValueError(f"{prefix[:-1]} must be a section, got {values!r}")
+  fields = {field.name: field.type for field in dataclasses.fields(kind)}
+  for name in sorted(values.keys() - fields.keys()):
+    raise ValueError(unknown_field(prefix + name))
+  built = {}
+  for name, annotation in fields.items():
+    if name not in values:
+      raise ValueError(
+        f"{prefix}{name} must be given, got no value; another version of "
+        "userrl_jax wrote this config: add the field"
+      )
+    value = values[name]
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+      value = _from_dict(annotation, value, f"{prefix}{name}.")
+    elif isinstance(value, list):
+      value = tuple(value)
+    built[name] = value
+  return kind(**built)

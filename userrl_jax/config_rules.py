@@ -1,0 +1,172 @@
+"""What must hold of a config before anything compiles; knows no JAX.
+
+In: the config that a recipe and flags made. Out: nothing, or a ValueError that
+lists every field that is wrong. Rules of single fields are the tables below;
+rules between fields are in `_mix_problems`.
+"""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import math
+from typing import Any
+
+from userrl_jax import config as config_lib
+
+_NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
+  "Model.dtype": ("float32", "bfloat16"),
+  "Model.remat": ("none", "full"),
+  "Tokenizer.kind": ("sentencepiece", "huggingface"),
+  "Chat.profile": ("full", "brief"),
+  "Gyms.levels": (1, 2, 3),
+  "Gyms.reward_profile": (
+    "default",
+    "paper",
+    "released_train",
+    "released_eval",
+  ),
+  "Credit.score": ("mean", "sum", "r2g"),
+  "Credit.credit": ("equalized", "naive", "r2g", "em"),
+  "Credit.normalize": ("std", "none"),
+  "Optimizer.schedule": ("constant", "cosine"),
+  "Evaluation.split": ("train", "dev", "test"),
+  "Config.stages": ("base", "cold_start", "grpo"),
+}
+_MAY_BE_EMPTY = ("Tokenizer.folder", "Config.init_from")
+
+_Rule = tuple[str, Callable[[float], bool]]
+_POSITIVE: _Rule = ("positive", lambda x: x > 0)  # where nothing else is said
+_NOT_NEGATIVE: _Rule = ("0 or more", lambda x: x >= 0)
+_SHARE: _Rule = ("in [0, 1]", lambda x: 0 <= x <= 1)
+_BELOW_ONE: _Rule = ("in [0, 1)", lambda x: 0 <= x < 1)
+_SIZE_OR_REST: _Rule = ("positive, or -1", lambda x: x > 0 or x == -1)
+_NUMBERS = {
+  "Config.seed": _NOT_NEGATIVE,
+  "Model.num_layers": _NOT_NEGATIVE,
+  "Gyms.answer_limit": _NOT_NEGATIVE,
+  "Rollout.max_malformed": _NOT_NEGATIVE,
+  "Rollout.num_retries": _NOT_NEGATIVE,
+  "Rollout.max_invalid_share": _SHARE,
+  "Credit.gamma": _SHARE,
+  "Optimizer.warmup_steps": _NOT_NEGATIVE,
+  "Optimizer.b1": _BELOW_ONE,
+  "Optimizer.b2": _BELOW_ONE,
+  "Optimizer.weight_decay": _NOT_NEGATIVE,
+  "ColdStart.noise": _SHARE,
+  "Grpo.clip_low": _BELOW_ONE,
+  "Grpo.dual_clip": ("above 1", lambda x: x > 1),
+  "Mesh.data": _SIZE_OR_REST,
+  "Mesh.fsdp": _SIZE_OR_REST,
+  "Mesh.tensor": _SIZE_OR_REST,
+}
+
+
+def validate(config: config_lib.Config) -> None:
+  """Refuses a config with a wrong type, a wrong value or an impossible mix.
+
+  Raises:
+    ValueError: one line a problem: the field, what must hold, what was got.
+  """
+  problems = config_lib.type_problems(config)
+  if not problems:  # the rules below compare values, so types come first
+    problems = list(_value_problems(config)) or list(_mix_problems(config))
+  if problems:
+    raise ValueError("\n".join(problems))
+
+
+def _value_problems(config: config_lib.Config) -> Iterator[str]:
+  for knob in config_lib.knobs(config):
+    values = knob.value if isinstance(knob.value, tuple) else (knob.value,)
+    if not values or len(set(values)) < len(values):
+      yield f"{knob.path} must hold values, none twice, got {knob.value}"
+    for value in values:
+      rule = _broken_rule(knob.key, value)
+      if rule:
+        yield f"{knob.path} must be {rule}, got {value!r}"
+
+
+def _broken_rule(key: str, value: Any) -> str:
+  if key in _NAMES:
+    names = ", ".join(map(str, _NAMES[key]))
+    return "" if value in _NAMES[key] else f"one of {names}"
+  if isinstance(value, str):
+    return "" if value or key in _MAY_BE_EMPTY else "given"
+  if isinstance(value, bool):
+    return ""
+  rule, holds = _NUMBERS.get(key, _POSITIVE)
+  return "" if math.isfinite(value) and holds(value) else rule
+
+
+def _mix_problems(c: config_lib.Config) -> Iterator[str]:
+  """Yields what is wrong between fields that are right by themselves."""
+  rollout, engine, gyms, grpo = c.rollout, c.engine, c.gyms, c.grpo
+  episode = rollout.max_tokens_per_episode
+  rules: list[tuple[str, str, bool]] = [  # field, what it must be, if it holds
+    (
+      "tokenizer.folder",
+      "a folder with tokenizer.json when tokenizer.kind is huggingface",
+      c.tokenizer.kind != "huggingface" or c.tokenizer.folder != "",
+    ),
+    (
+      "packing.row_length",
+      f"at least rollout.max_tokens_per_episode ({episode}): a row holds a "
+      "whole trajectory",
+      c.packing.row_length >= episode,
+    ),
+    (
+      "rollout.max_tokens_per_turn",
+      f"below rollout.max_tokens_per_episode ({episode})",
+      rollout.max_tokens_per_turn < episode,
+    ),
+    (
+      "engine.num_lanes",
+      f"at most engine.num_rows ({engine.num_rows})",
+      engine.num_lanes <= engine.num_rows,
+    ),
+    (
+      "stages",
+      f"in the order {', '.join(_NAMES['Config.stages'])}",
+      list(c.stages) == sorted(c.stages, key=_NAMES["Config.stages"].index),
+    ),
+    (
+      "grpo.group_size",
+      "at least 2, to compare members (or set grpo.credit.released)",
+      grpo.group_size > 1 or grpo.credit.released or "grpo" not in c.stages,
+    ),
+    (
+      "grpo.tasks_per_iteration",
+      f"at most gyms.num_train_tasks ({gyms.num_train_tasks})",
+      grpo.tasks_per_iteration <= gyms.num_train_tasks,
+    ),
+    (
+      "evaluation.num_tasks",
+      f"at most gyms.num_test_tasks ({gyms.num_test_tasks})",
+      c.evaluation.split != "test"
+      or c.evaluation.num_tasks <= gyms.num_test_tasks,
+    ),
+    (
+      "cold_start.top_k",
+      f"at most cold_start.num_tries ({c.cold_start.num_tries})",
+      c.cold_start.top_k <= c.cold_start.num_tries,
+    ),
+    (
+      "mesh.data",
+      "positive when another size of mesh is -1",
+      dataclasses.astuple(c.mesh).count(-1) < 2,
+    ),
+  ]
+  for stage, optimizer, num_steps in (
+    ("base", c.base.optimizer, c.base.num_steps),
+    ("cold_start", c.cold_start.optimizer, c.cold_start.num_steps),
+    ("grpo", grpo.optimizer, grpo.num_iterations),
+  ):
+    rules.append(
+      (
+        f"{stage}.optimizer.warmup_steps",
+        f"below the {num_steps} steps of a cosine schedule",
+        optimizer.schedule != "cosine" or optimizer.warmup_steps < num_steps,
+      )
+    )
+  got = {knob.path: knob.value for knob in config_lib.knobs(c)}
+  for path, rule, holds in rules:
+    if not holds:
+      yield f"{path} must be {rule}, got {got[path]!r}"

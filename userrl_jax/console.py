@@ -1,0 +1,149 @@
+"""What a run shows while it goes on: one line a step, and tables.
+
+In: the same dicts of numbers that `metrics.Writers` takes. Out: text, in
+colour on a terminal and plain elsewhere.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from typing import Any, TextIO
+
+import rich.box
+import rich.console
+import rich.table
+import rich.text
+
+from userrl_jax import types
+
+
+class Console:
+  """Prints the progress of a run."""
+
+  def __init__(
+    self,
+    file: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Prints to `file` (standard output when None); `clock` is in seconds."""
+    self._console = rich.console.Console(file=file, highlight=False)
+    if not self._console.is_terminal:
+      # Rich assumes 80 columns and would cut a table's numbers short.
+      self._console.width = 1000
+    self._clock = clock
+    self._stage = ""
+    # (step, time) of the latest lines: the first steps compile.
+    self._times: collections.deque[tuple[int, float]] = collections.deque(
+      maxlen=11
+    )
+
+  def show(
+    self, stage: str, step: int, num_steps: int, numbers: Mapping[str, Any]
+  ) -> None:
+    """Prints the line of a finished step.
+
+    Shows what is there of: reward/*, success/*, train/loss, episode/turns,
+    */tokens_per_s, fault/*, */programs (compiled so far), */padding (share).
+
+    Args:
+      stage: of the step.
+      step: counts from 0.
+      num_steps: of the stage.
+      numbers: as `Writers.write` takes them.
+    """
+    if stage != self._stage:
+      self._stage = stage
+      self._times.clear()
+    self._times.append((step, self._clock()))
+    parts = [(f"{stage} {step + 1}/{num_steps}", "bold")]
+    for text, style in _line_parts(numbers):
+      parts += [(" | ", "dim"), (text, style)]
+    left = num_steps - step - 1
+    (first, began), (last, now) = self._times[0], self._times[-1]
+    if left and last > first:
+      eta = _duration(left * (now - began) / (last - first))
+      parts += [(" | ", "dim"), (f"eta {eta}", "dim")]
+    self.print(rich.text.Text.assemble(*parts))
+
+  def show_table(self, summaries: Sequence[Mapping[str, Any]]) -> None:
+    """Prints evaluations, as `statistics.evaluation_summary` gives them."""
+    table = rich.table.Table(box=rich.box.SIMPLE)
+    for name in ("stage", "gym", "score", "95% interval", "success", "turns"):
+      table.add_column(name)
+    table.add_column("tasks")
+    table.add_column("invalid")
+    for summary in summaries:
+      for gym, e in summary["gyms"].items():
+        known = e["score"] is not None
+        table.add_row(
+          summary["stage"],
+          gym,
+          f"{e['score']:.3f}" if known else "-",
+          f"{e['low']:.3f} to {e['high']:.3f}" if known else "-",
+          f"{e['success']:.0%}" if known else "-",
+          f"{e['turns']:.2f}" if known else "-",
+          str(e["num_tasks"]),
+          str(e["invalid"]),
+        )
+    self.print(table)
+
+  def print(self, what: Any) -> None:
+    """Prints anything rich can, a string as it is; never wraps a line."""
+    if isinstance(what, str):
+      what = rich.text.Text(what)
+    self._console.print(what, soft_wrap=True)
+
+
+def _line_parts(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """Returns (text, style) of what a line can say about these numbers."""
+  values = {name: float(value) for name, value in numbers.items()}
+
+  def named(subject="", what=""):
+    return {
+      name: value
+      for name, value in values.items()
+      if name.startswith(subject) and name.endswith(what)
+    }
+
+  parts = []
+  rewards, successes = named("reward/"), named("success/")
+  if rewards:
+    text = f"reward {_mean(rewards.values()):.3f}"
+    if successes:
+      text += f" success {_mean(successes.values()):.0%}"
+    parts.append((text, "green"))
+  if "train/loss" in values:
+    parts.append((f"loss {values['train/loss']:.4f}", ""))
+  if "episode/turns" in values:
+    parts.append((f"turns {values['episode/turns']:.2f}", ""))
+  for speed in list(named(what="/tokens_per_s").values())[:1]:
+    parts.append((f"{speed:,.0f} tokens/s", "cyan"))
+  counts = {f: values.get(f"fault/{f}") for f in types.Fault}
+  if any(count is not None for count in counts.values()):
+    own = int(sum(counts[f] or 0 for f in counts if f.is_valid))
+    other = int(sum(counts[f] or 0 for f in counts if not f.is_valid))
+    style = "bold red" if other else ""
+    parts.append((f"faults {other} (+{own} of the agent)", style))
+  programs = named(what="/programs")
+  if programs:
+    parts.append((f"programs {int(sum(programs.values()))}", ""))
+  paddings = named(what="/padding")
+  if paddings:
+    shares = [f"{n.split('/')[0]} {v:.0%}" for n, v in paddings.items()]
+    parts.append((f"padding {', '.join(shares)}", ""))
+  return parts
+
+
+def _duration(seconds: float) -> str:
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return (
+    f"{hours}:{minutes:02}:{seconds:02}"
+    if hours
+    else (f"{minutes}:{seconds:02}")
+  )
+
+
+def _mean(values: Iterable[float]) -> float:
+  values = list(values)
+  return sum(values) / len(values)

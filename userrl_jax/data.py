@@ -1,0 +1,144 @@
+"""Streams of tasks and of demonstrations, with Grain.
+
+In: a fixed list. Out: endless equal draws from it, shuffled anew each epoch,
+whose place is a small dict that resumes exactly (law L10).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from typing import Any, Generic, TypeVar
+
+import grain
+
+from userrl_jax import types
+
+Item = TypeVar("Item")
+
+
+class Stream(Generic[Item]):
+  """An endless iterator over draws of `per_step` items of a list.
+
+  An epoch is a fresh shuffle cut into draws of distinct items; what does not
+  fill a last draw is left out of that epoch.
+  """
+
+  def __init__(
+    self, items: Sequence[Item], keys: Iterable[str], per_step: int, seed: int
+  ):
+    self._items = items
+    # Grain sees places in the list only, so it never touches our objects.
+    dataset = (
+      grain.MapDataset.range(len(items))
+      .seed(seed)
+      .shuffle()
+      .batch(per_step, drop_remainder=True, batch_fn=list)
+      .repeat()
+    )
+    # No threads: the items are in memory already.
+    self._iterator = iter(
+      dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+      )
+    )
+    digest = hashlib.sha256()
+    for key in keys:
+      digest.update(key.encode() + b"\n")
+    self._identity = {
+      "num_items": len(items),
+      "per_step": per_step,
+      "seed": seed,
+      "items_sha256": digest.hexdigest()[:16],
+    }
+
+  def __iter__(self) -> "Stream[Item]":
+    return self
+
+  def __next__(self) -> list[Item]:
+    return [self._items[place] for place in next(self._iterator)]
+
+  def next(self) -> list[Item]:
+    """Returns the next draw."""
+    return self.__next__()
+
+  def get_state(self) -> dict[str, Any]:
+    """Returns the place in the stream, JSON-able, to resume from."""
+    return {**self._identity, "grain": dict(self._iterator.get_state())}
+
+  def set_state(self, state: Mapping[str, Any]) -> None:
+    """Moves to a place that `get_state` of an equal stream gave.
+
+    Raises:
+      ValueError: when the state is of other items, per_step or seed: the
+        stream could not go on where it was.
+    """
+    for name, here in self._identity.items():
+      if state.get(name) != here:
+        raise ValueError(
+          f"a data stream can only resume with the same {name}, got a state "
+          f"with {state.get(name)!r} and a stream with {here!r}; start the "
+          "run with the config and the tasks it began with"
+        )
+    self._iterator.set_state(dict(state["grain"]))
+
+
+def task_stream(
+  tasks: Sequence[types.Task], tasks_per_iteration: int, seed: int
+) -> Stream[types.Task]:
+  """Returns the endless stream of tasks that GRPO trains on.
+
+  Args:
+    tasks: the training tasks.
+    tasks_per_iteration: P, how many distinct tasks a draw has.
+    seed: at least 0 and below 2**32; same seed, same stream.
+
+  Raises:
+    ValueError: without tasks, with fewer tasks than a draw needs, with two
+      tasks of one gym and id, or with a seed out of range.
+  """
+  _check(len(tasks), tasks_per_iteration, seed, "tasks", "tasks_per_iteration")
+  keys = [f"{task.gym}/{task.id}" for task in tasks]
+  if len(set(keys)) != len(keys):
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(
+      f"a task id must be unique within its gym, got {twice} twice; give one "
+      "of them another id"
+    )
+  return Stream(tasks, keys, tasks_per_iteration, seed)
+
+
+def trajectory_stream(
+  trajectories: Sequence[types.Trajectory], per_step: int, seed: int
+) -> Stream[types.Trajectory]:
+  """Returns the endless stream of demonstrations that SFT trains on.
+
+  Args:
+    trajectories: the demonstrations.
+    per_step: how many distinct demonstrations a draw has.
+    seed: at least 0 and below 2**32; same seed, same stream.
+
+  Raises:
+    ValueError: without demonstrations, with fewer than a draw needs, or with
+      a seed out of range.
+  """
+  _check(
+    len(trajectories), per_step, seed, "demonstrations", "episodes_per_step"
+  )
+  keys = (
+    hashlib.sha256(t.token_ids_T.tobytes() + t.turn_ids_T.tobytes()).hexdigest()
+    for t in trajectories
+  )
+  return Stream(trajectories, keys, per_step, seed)
+
+
+def _check(
+  num_items: int, per_step: int, seed: int, noun: str, field: str
+) -> None:
+  if per_step < 1:
+    raise ValueError(f"{field} must be at least 1, got {per_step}")
+  if not 0 <= seed < 2**32:
+    raise ValueError(f"seed must be in [0, 2**32), got {seed}")
+  if num_items < per_step:
+    raise ValueError(
+      f"there must be at least {field}={per_step} {noun}, got {num_items}; "
+      f"lower {field} or provide more {noun}"
+    )

@@ -1,0 +1,91 @@
+"""Measures a policy on held-out tasks.
+
+`python -m userrl_jax.evaluate --config=... --config.init_from=CHECKPOINTS`
+plays every task of `evaluation.split` and prints scores with intervals. As a
+function, `evaluate` does the same after each stage of a training run. Finished
+evaluations are kept in `<out_dir>/evaluations/` and not repeated.
+"""
+
+from collections.abc import Sequence
+import json
+from typing import Any
+
+from userrl_jax import assembly
+from userrl_jax import config as config_lib
+from userrl_jax import flags
+from userrl_jax import recorder
+from userrl_jax import statistics
+from userrl_jax import types
+from userrl_jax.models import qwen3
+
+# Iteration of evaluation episodes: apart from all that training draws.
+_ITERATION = -10
+
+
+def main(config: config_lib.Config, command: flags.Command) -> None:
+  """Evaluates the checkpoint of `init_from` and prints the table."""
+  with flags.user_errors():
+    parts = assembly.build(config)
+    if not config.init_from:
+      raise ValueError(
+        "evaluating needs init_from, a folder of checkpoints, got none; e.g. "
+        "--config.init_from=runs/quickstart/checkpoints/grpo"
+      )
+    tasks = assembly.load_tasks(config, config.evaluation.split)
+    run = recorder.Recorder(parts, command)
+    params = assembly.first_params(parts)
+  run.show_evaluation(evaluate(parts, params, tasks, "evaluate"))
+
+
+def evaluate(
+  parts: assembly.Parts,
+  params: qwen3.Params,
+  tasks: Sequence[types.Task],
+  stage: str,
+) -> dict[str, Any]:
+  """Plays the held-out tasks, once a stage.
+
+  Args:
+    parts: of the run.
+    params: of the policy.
+    tasks: to play, at most `evaluation.num_tasks` of each gym.
+    stage: name of the result's file.
+
+  Returns:
+    The summary that `statistics.evaluation_summary` makes; also written, with
+    its transcripts, into the run's folder.
+  """
+  settings = parts.config.evaluation
+  path = parts.folder / "evaluations" / f"{stage}.json"
+  if path.exists():
+    return json.loads(path.read_text())
+  chosen = [
+    task
+    for name in parts.config.gyms.names
+    for task in [t for t in tasks if t.gym == name][: settings.num_tasks]
+  ]
+  groups = assembly.collect_groups(
+    parts,
+    params,
+    chosen,
+    settings.num_attempts,
+    settings.temperature,
+    _ITERATION,
+  )
+  trajectories = [t for group in groups for t in group.trajectories]
+  recorder.write_transcripts(
+    parts.folder / "transcripts" / f"evaluation_{stage}.jsonl", trajectories
+  )
+  summary = statistics.evaluation_summary(
+    trajectories,
+    stage=stage,
+    split=settings.split,
+    temperature=settings.temperature,
+    seed=parts.config.seed,
+  )
+  recorder.write_json(path, summary)
+  return summary
+
+
+if __name__ == "__main__":
+  flags.run(main)

@@ -1,0 +1,90 @@
+"""The gyms by name: games, tasks, demonstrators and canned moves.
+
+A gym is one folder and one line in GYMS. Its package has `Gym` (a `base.Gym`),
+`load_tasks(settings, split, seed)`, `Oracle(task, rng, noise, answer_limit)`
+with `next_action(observations)`, `random_move(rng)` and `hacks(task)`. The
+suite in `contract.py` holds every gym to the same promises.
+"""
+
+from collections.abc import Callable
+import random
+from types import ModuleType
+
+from userrl_jax import config, types
+from userrl_jax.gyms import base, function
+
+SPLITS = ("train", "dev", "test")
+
+GYMS: dict[str, ModuleType] = {"function": function}
+
+
+def make(name: str, settings: config.Gyms) -> base.Gym:
+  """Makes a game, to be played once.
+
+  Raises:
+    ValueError: when there is no such gym, or a setting does not fit it.
+  """
+  return _entry(name).Gym(settings)
+
+
+def load_tasks(
+  name: str, settings: config.Gyms, split: str, seed: int
+) -> list[types.Task]:
+  """Returns tasks of a gym, in a fixed order.
+
+  Args:
+    name: of the gym.
+    settings: `tasks` is where they come from: `generated` from the seed;
+      `pack`, those that come with the gym; or a folder with files released by
+      UserRL. `levels` filters all three. `num_train_tasks` and
+      `num_test_tasks` (for dev too) are how many, at most.
+    split: train, dev or test; splits share no latent structure.
+    seed: of generated tasks.
+
+  Raises:
+    ValueError: when there is no such gym, split, folder or file, when a file
+      has a broken line, or when no task fits.
+  """
+  entry = _entry(name)
+  if split not in SPLITS:
+    raise ValueError(base.unknown("split", split, SPLITS))
+  tasks = entry.load_tasks(settings, split, seed)
+  if not tasks:
+    raise ValueError(
+      f"gym {name!r} has no {split} tasks of levels {settings.levels} in "
+      f"{settings.tasks!r}; choose other levels, tasks or counts"
+    )
+  return tasks
+
+
+def oracle(name: str) -> Callable[..., function.Oracle]:
+  """Returns the demonstrator: `oracle(name)(task, rng, noise, answer_limit)`.
+
+  Raises:
+    ValueError: when there is no such gym.
+  """
+  return _entry(name).Oracle
+
+
+def canned(name: str) -> Callable[[random.Random], types.Action]:
+  """Returns the function that draws a random well-formed move.
+
+  Raises:
+    ValueError: when there is no such gym.
+  """
+  return _entry(name).random_move
+
+
+def hacks(name: str) -> Callable[[types.Task], tuple[types.Action, ...]]:
+  """Returns the function that lists moves that must score 0 on a task.
+
+  Raises:
+    ValueError: when there is no such gym.
+  """
+  return _entry(name).hacks
+
+
+def _entry(name: str) -> ModuleType:
+  if name not in GYMS:
+    raise ValueError(base.unknown("gym", name, GYMS))
+  return GYMS[name]

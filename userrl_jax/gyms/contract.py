@@ -1,0 +1,404 @@
+"""The promises every gym keeps, as checks that a new gym gets for free.
+
+A `Subject`, which is a gym with its tasks and players, comes in; each `check_*`
+returns nothing when the promise holds and raises `ContractError` when it does
+not. They know no test framework, so that tests, a command and the authors of
+outside gyms can all run them.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+import dataclasses
+import json
+import math
+import random
+from typing import Any
+
+from userrl_jax import config, gyms, types
+from userrl_jax.gyms import base
+
+MAX_SCORE = 1.0  # of an episode, in every gym under its default profile
+MAX_OBSERVATION_CHARS = 200
+MAX_BRIEF_WORDS = 80
+CANNED_BAND = (0.02, 0.15)  # share of MAX_SCORE that thoughtless play earns
+
+# Contents that no choice of any gym takes, and choices that no gym offers.
+NO_TEXTS: tuple[Any, ...] = (None, 7, 1.5, True, [], {}, b"x")
+BAD_CONTENTS = ("", " ", "\n", "x" * 10_000, *NO_TEXTS)
+BAD_CHOICES = ("foo", "finish", "[answer]", "Action", "", "x" * 99, *NO_TEXTS)
+
+Player = Callable[[list[str]], types.Action]  # observations so far -> action
+
+
+class ContractError(Exception):
+  """A gym breaks a promise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """A gym under test."""
+
+  make: Callable[[], base.Gym]
+  tasks: Sequence[types.Task]
+  oracle: Callable[..., Any]  # (task, rng) -> player with next_action
+  random_move: Callable[[random.Random], types.Action]
+  hacks: Callable[[types.Task], Sequence[types.Action]]
+
+
+@dataclasses.dataclass
+class Record:
+  """One episode as it was played."""
+
+  texts: list[str]  # first message, then every observation
+  actions: list[types.Action]
+  steps: list[types.Step]
+
+  @property
+  def score(self) -> float:
+    return sum(step.reward for step in self.steps)
+
+
+def subject(
+  name: str, settings: config.Gyms, tasks: Sequence[types.Task]
+) -> Subject:
+  """Returns a registered gym as a subject."""
+  return Subject(
+    lambda: gyms.make(name, settings),
+    tasks,
+    gyms.oracle(name),
+    gyms.canned(name),
+    gyms.hacks(name),
+  )
+
+
+def check_all(
+  name: str, settings: config.Gyms, tasks: Sequence[types.Task]
+) -> None:
+  """Runs every check on a registered gym.
+
+  Raises:
+    ContractError: at the first broken promise.
+  """
+  under_test = subject(name, settings, tasks)
+  for check in CHECKS:
+    check(under_test)
+
+
+def check_lifecycle(subject: Subject) -> None:
+  """Checks that calls out of order raise RuntimeError."""
+
+  async def run() -> None:
+    task, move = subject.tasks[0], types.Action("foo", "bar")
+    gym = subject.make()
+    await _raises(RuntimeError, gym.step(move), "a step before reset")
+    await gym.reset(task, 0)
+    await _raises(RuntimeError, gym.reset(task, 0), "a second reset")
+    other = dataclasses.replace(task, gym=task.gym + "_other")
+    reset = subject.make().reset(other, 0)
+    await _raises(ValueError, reset, "a task of another gym")
+    while not gym.state.is_over:
+      await gym.step(move)
+    await _raises(RuntimeError, gym.step(move), "a step after the end")
+
+  asyncio.run(run())
+
+
+def check_types(subject: Subject) -> None:
+  """Checks the values of observations and steps, and their bounds."""
+  for number, task in enumerate(subject.tasks):
+    gym = subject.make()
+    record = play(gym, task, _thoughtless(subject, task, number))
+    max_turns = gym.settings.max_turns
+    _expect(
+      len(record.steps) <= max_turns, f"{task.id}: more turns than allowed"
+    )
+    for text in record.texts:
+      _expect(isinstance(text, str) and text != "", "an observation is text")
+      _expect(
+        len(text) <= MAX_OBSERVATION_CHARS,
+        f"too long to observe: {text!r:.300}",
+      )
+    for turn, step in enumerate(record.steps, 1):
+      is_last = turn == len(record.steps)
+      _expect(
+        type(step.reward) is float and math.isfinite(step.reward),
+        f"a reward is a finite float, got {step.reward!r}",
+      )
+      _expect(
+        type(step.terminated) is bool and type(step.truncated) is bool,
+        "terminated and truncated are bools",
+      )
+      _expect(
+        is_last == (step.terminated or step.truncated),
+        "only the last step ends",
+      )
+      _expect(not (step.terminated and step.truncated), "an end has one reason")
+      _expect(
+        step.truncated == (turn == max_turns and not step.terminated),
+        "a game is truncated at its turn limit and only there",
+      )
+      _expect(
+        isinstance(step.info.get("outcome"), str), "info holds an outcome"
+      )
+    _expect(-1e-9 <= record.score <= MAX_SCORE + 1e-9, f"score {record.score}")
+
+
+def check_prompts(subject: Subject) -> None:
+  """Checks the system prompts: both there, the brief one brief, no secrets."""
+  gym = subject.make()
+  texts = {profile: gym.system_prompt(profile) for profile in base.PROFILES}
+  _expect(all(texts.values()), "a system prompt has words")
+  num_words = len(texts["brief"].split())
+  _expect(
+    num_words <= MAX_BRIEF_WORDS, f"the brief prompt has {num_words} words"
+  )
+  for text in texts.values():
+    _expect(
+      str(gym.settings.max_turns) in text,
+      "a system prompt tells the turn limit",
+    )
+    _expect(
+      all(choice in text for choice in gym.choices),
+      "a system prompt names all choices",
+    )
+  try:
+    gym.system_prompt("no such profile")
+  except ValueError:
+    return
+  raise ContractError("an unknown prompt profile raises ValueError")
+
+
+def check_determinism(subject: Subject) -> None:
+  """Checks that an episode is a function of task, seed and actions."""
+  for task in subject.tasks:
+    first, second = (
+      play(subject.make(), task, _noisy(subject, task)) for _ in range(2)
+    )
+    _expect(first == second, f"{task.id}: two equal episodes differ")
+
+
+def check_concurrency(subject: Subject) -> None:
+  """Checks that 64 episodes on one event loop play as they do alone."""
+  tasks = [subject.tasks[i % len(subject.tasks)] for i in range(64)]
+
+  async def together() -> list[Record]:
+    return await asyncio.gather(
+      *(play_async(subject.make(), t, _noisy(subject, t)) for t in tasks)
+    )
+
+  alone = [play(subject.make(), t, _noisy(subject, t)) for t in tasks]
+  _expect(asyncio.run(together()) == alone, "episodes disturb each other")
+
+
+def check_clone(subject: Subject) -> None:
+  """Checks that a clone continues identically and apart, at every turn."""
+
+  async def run(task: types.Task) -> None:
+    record = await play_async(subject.make(), task, _noisy(subject, task))
+    actions = record.actions
+    gym = subject.make()
+    await gym.reset(task, 0)
+    for turn, action in enumerate(actions):
+      state = dataclasses.asdict(gym.state)
+      _expect(
+        json.loads(json.dumps(state)) == state,
+        "a state survives JSON unchanged",
+      )
+      clone = gym.clone()
+      steps = [await clone.step(a) for a in actions[turn:]]
+      _expect(
+        dataclasses.asdict(gym.state) == state, "a clone's steps are its own"
+      )
+      again = gym.clone()
+      _expect(
+        steps == [await again.step(a) for a in actions[turn:]],
+        f"{task.id}: clones of one game differ",
+      )
+      step = await gym.step(action)
+      _expect(step == steps[0], f"{task.id}: a clone differs from its origin")
+
+  for task in subject.tasks:
+    asyncio.run(run(task))
+
+
+def check_malformed(subject: Subject) -> None:
+  """Checks that no action raises, and that bad ones only cost a turn."""
+
+  async def run(task: types.Task) -> None:
+    choices = subject.make().choices
+    moves = [types.Action(c, text) for c in choices for text in BAD_CONTENTS]
+    bad_choices = BAD_CHOICES + tuple(
+      c for c in types.CHOICES if c not in choices
+    )
+    moves += [types.Action(c, "5") for c in bad_choices]
+    for move in moves:
+      gym = subject.make()
+      await gym.reset(task, 0)
+      before = dataclasses.asdict(gym.state)
+      try:
+        step = await gym.step(move)
+      except Exception as error:
+        raise ContractError(f"{move!r:.200} raised {error!r}") from error
+      after = dataclasses.asdict(gym.state)
+      _expect(step.reward == 0.0 and not step.terminated, f"{move!r:.200} pays")
+      _expect(
+        step.info["outcome"] == base.MALFORMED
+        and step.observation.text.startswith("Format: "),
+        f"{move!r:.200} gets a format hint, got {step.observation.text!r:.200}",
+      )
+      _expect(after["num_turns"] == 1, f"{move!r:.200} costs a turn")
+      for counter in ("num_turns", "is_over"):
+        del before[counter], after[counter]
+      _expect(before == after, f"{move!r:.200} changes the game")
+
+  for task in subject.tasks[:4]:
+    asyncio.run(run(task))
+
+
+def check_secrets(subject: Subject) -> None:
+  """Checks that nothing undisclosed is shown, in prompts or play (law L8)."""
+
+  async def run(task: types.Task, player: Player) -> None:
+    gym = subject.make()
+    texts = [gym.system_prompt(profile) for profile in base.PROFILES]
+    texts += [repr(task), json.dumps(dict(task.public))]
+    texts.append((await gym.reset(task, 0)).text)
+    _expect(any(gym.undisclosed()), "a gym names what it hides")
+    _scan(gym, texts)
+    observed = texts[-1:]
+    while not gym.state.is_over:
+      step = await gym.step(player(observed))
+      observed.append(step.observation.text)
+      texts.append(step.observation.text)
+      _scan(gym, texts)
+
+  for number, task in enumerate(subject.tasks):
+    oracle = subject.oracle(task, base.episode_rng(task.id, number))
+    players: list[Player] = [
+      oracle.next_action,
+      _noisy(subject, task),
+      _thoughtless(subject, task, number),
+    ]
+    hacks = list(subject.hacks(task))
+    max_turns = subject.make().settings.max_turns
+    for start in range(0, len(hacks), max_turns):
+      players.append(_scripted(hacks[start : start + max_turns]))
+    for player in players:
+      asyncio.run(run(task, player))
+
+
+def check_hacks(subject: Subject) -> None:
+  """Checks that no move that plays for the reward alone is paid."""
+  for task in subject.tasks:
+    for hack in subject.hacks(task):
+      record = play(subject.make(), task, _scripted([hack]))
+      _expect(record.score == 0, f"{task.id}: {hack!r:.200} pays")
+      _expect(
+        not any(step.terminated for step in record.steps),
+        f"{task.id}: {hack!r:.200} ends the game",
+      )
+
+
+def check_oracle(subject: Subject) -> None:
+  """Checks that the demonstrator reaches the best score on every task."""
+  for number, task in enumerate(subject.tasks):
+    player = subject.oracle(task, base.episode_rng(task.id, number))
+    record = play(subject.make(), task, player.next_action)
+    _expect(
+      abs(record.score - MAX_SCORE) <= 1e-9,
+      f"{task.id}: the oracle scores {record.score}: {record.texts}",
+    )
+
+
+def check_canned_band(subject: Subject, num_episodes: int = 2000) -> None:
+  """Checks that thoughtless play earns a little: neither nothing nor much."""
+  score = 0.0
+  for number in range(num_episodes):
+    task = subject.tasks[number % len(subject.tasks)]
+    player = _thoughtless(subject, task, number)
+    record = play(subject.make(), task, player)
+    score += record.score / num_episodes
+  low, high = (share * MAX_SCORE for share in CANNED_BAND)
+  _expect(
+    low <= score <= high,
+    f"canned random play should score {low} to {high}, got {score:.4f}",
+  )
+
+
+CHECKS: tuple[Callable[[Subject], None], ...] = (
+  check_lifecycle,
+  check_types,
+  check_prompts,
+  check_determinism,
+  check_concurrency,
+  check_clone,
+  check_malformed,
+  check_secrets,
+  check_hacks,
+  check_oracle,
+  check_canned_band,
+)
+
+
+def play(
+  gym: base.Gym, task: types.Task, player: Player, seed: int = 0
+) -> Record:
+  """Plays one episode to its end."""
+  return asyncio.run(play_async(gym, task, player, seed))
+
+
+async def play_async(
+  gym: base.Gym, task: types.Task, player: Player, seed: int = 0
+) -> Record:
+  """Plays one episode to its end on the running event loop."""
+  record = Record([(await gym.reset(task, seed)).text], [], [])
+  while not gym.state.is_over:
+    record.actions.append(player(record.texts))
+    record.steps.append(await gym.step(record.actions[-1]))
+    record.texts.append(record.steps[-1].observation.text)
+  return record
+
+
+def _noisy(subject: Subject, task: types.Task) -> Player:
+  """Returns a player of turns by the oracle and at random, always the same."""
+  rng = base.episode_rng(task.id, 1)
+  oracle = subject.oracle(task, rng)
+
+  def player(observations: list[str]) -> types.Action:
+    if rng.random() < 0.4:
+      return subject.random_move(rng)
+    return oracle.next_action(observations)
+
+  return player
+
+
+def _thoughtless(subject: Subject, task: types.Task, seed: int) -> Player:
+  """Returns a player of random moves."""
+  rng = base.episode_rng(task.id, seed)
+  return lambda observations: subject.random_move(rng)
+
+
+def _scripted(moves: Sequence[types.Action]) -> Player:
+  """Returns a player of these moves, the last one over and over."""
+  return lambda observations: moves[min(len(observations), len(moves)) - 1]
+
+
+def _scan(gym: base.Gym, texts: Sequence[str]) -> None:
+  for secret in gym.undisclosed():
+    for text in texts:
+      if secret and secret in text:
+        # The message must not spread the secret any further.
+        raise ContractError(f"{gym.name}: a text shows what is undisclosed")
+
+
+async def _raises(kind: type[Exception], call: Any, what: str) -> None:
+  try:
+    await call
+  except kind:
+    return
+  raise ContractError(f"{what} raises {kind.__name__}")
+
+
+def _expect(holds: bool, promise: str) -> None:
+  if not holds:
+    raise ContractError(promise)

@@ -1,0 +1,309 @@
+"""Credit: rewards per turn become the advantage that each turn's tokens carry.
+
+Comes in: rewards_PGK with the mask of turns that exist, the tokens of each turn
+that are really in the batch, and which trajectories are valid. Goes out:
+advantages_PGK. In between, per group of G members:
+
+  score   one number a trajectory (SCORES), compared within the group -> z
+  credit  one number a turn (CREDITS), which says where in it z belongs
+  spread  A_k = z c_k N / E, so that the tokens' mean advantage stays z
+
+Every function is pure array code over an array module `xp`: numpy in float64
+for tests, reports and re-scoring; jax.numpy in float32 inside the jitted step.
+
+The worked numbers below are one group with gamma 0.8 and three tokens a turn:
+  t1 = [0, 0, 1]   t2 = [0.2, 0.8]   t3 = [0, 0, 0, 0]   t4 = [0.5, 0, 0.5]
+"""
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from userrl_jax import config
+
+Array = Any  # numpy.ndarray or jax.Array
+
+STD_EPSILON = 1e-6  # added to the group's standard deviation
+# Scores (and sums of credit) closer than this are equal but for float rounding.
+FLAT_TOLERANCE = 1e-6
+EM_MAX_EXPONENT = 60.0  # keeps `em` of a large penalty finite in float32
+
+
+def mean_score(
+  rewards_PGK: Array, turn_mask_PGK: Array, settings: config.Credit, xp
+) -> Array:
+  """Averages the rewards over a trajectory's turns: s = (sum_k r_k) / K.
+
+  What UserRL's released code calls "Sum"; it rewards short solutions, and with
+  `settings.released` it is rounded to 4 decimals as there.
+  Example: t1 -> 0.3333, t2 -> 0.5, t3 -> 0, t4 -> 0.3333.
+
+  Returns:
+    [P, G] scores; 0 for a trajectory without turns.
+  """
+  num_turns_PG = xp.maximum(turn_mask_PGK.sum(-1), 1)
+  score_PG = rewards_PGK.sum(-1) / num_turns_PG
+  return xp.round(score_PG, 4) if settings.released else score_PG
+
+
+def sum_score(
+  rewards_PGK: Array, turn_mask_PGK: Array, settings: config.Credit, xp
+) -> Array:
+  """Sums the rewards: s = sum_k r_k, the paper's "Sum" (arXiv 2509.19736).
+
+  Example: t1 -> 1, t2 -> 1, t3 -> 0, t4 -> 1.
+
+  Returns:
+    [P, G] scores.
+  """
+  del turn_mask_PGK, settings, xp
+  return rewards_PGK.sum(-1)
+
+
+def r2g_score(
+  rewards_PGK: Array, turn_mask_PGK: Array, settings: config.Credit, xp
+) -> Array:
+  """Discounts rewards from the first turn: s = sum_k gamma^(k-1) r_k.
+
+  The paper's reward-to-go of a trajectory; the first turn is not discounted.
+  Example: t1 -> 0.64, t2 -> 0.2 + 0.64 = 0.84, t3 -> 0, t4 -> 0.82.
+
+  Returns:
+    [P, G] scores.
+  """
+  return r2g_credit(rewards_PGK, turn_mask_PGK, settings, xp)[..., 0]
+
+
+SCORES = {"mean": mean_score, "sum": sum_score, "r2g": r2g_score}
+
+
+def equalized_credit(
+  rewards_PGK: Array, turn_mask_PGK: Array, settings: config.Credit, xp
+) -> Array:
+  """Credits every turn alike: c_k = 1, so that every token carries z.
+
+  The paper's "Equalized". Example: t2 -> 1, 1.
+
+  Returns:
+    [P, G, K] credits.
+  """
+  del turn_mask_PGK, settings
+  return xp.ones_like(rewards_PGK)
+
+
+def naive_credit(
+  rewards_PGK: Array, turn_mask_PGK: Array, settings: config.Credit, xp
+) -> Array:
+  """Credits a turn with its own reward: c_k = r_k.
+
+  The paper's "Naive", which its released code lacks. A trajectory without any
+  reward has no credit to spread, so it gets no gradient at all.
+  Example: t2 -> 0.2, 0.8.
+
+  Returns:
+    [P, G, K] credits.
+  """
+  del turn_mask_PGK, settings, xp
+  return rewards_PGK
+
+
+def r2g_credit(
+  rewards_PGK: Array, turn_mask_PGK: Array, settings: config.Credit, xp
+) -> Array:
+  """Credits a turn with what follows: c_k = r_k + gamma c_(k+1).
+
+  The paper's "R2G" of a turn, as one product with the [K, K] triangle of
+  discounts: c_j = sum_(k>=j) gamma^(k-j) r_k. Turns after the last reward get 0.
+  Example: t1 -> 0.64, 0.8, 1; t4 -> 0.82, 0.4, 0.5.
+
+  Returns:
+    [P, G, K] credits.
+  """
+  del turn_mask_PGK
+  K = rewards_PGK.shape[-1]
+  distance_KK = np.arange(K)[None, :] - np.arange(K)[:, None]
+  discount_KK = np.where(
+    distance_KK >= 0, settings.gamma ** np.maximum(distance_KK, 0.0), 0.0
+  )
+  # Summed products, not a matmul: accelerators round a matmul's inputs.
+  discount_KK = xp.asarray(discount_KK, rewards_PGK.dtype)
+  return (rewards_PGK[..., None, :] * discount_KK).sum(-1)
+
+
+def em_credit(
+  rewards_PGK: Array, turn_mask_PGK: Array, settings: config.Credit, xp
+) -> Array:
+  """Maps rewards to 0.5..1: c = 0.5 + 0.5 (1 - e^(-m r)) / (1 - e^(-m)).
+
+  The paper's exponential mapping, m = `em_k`; every turn keeps half a credit.
+  With `settings.released` it is rounded to 4 decimals as in UserRL's code.
+  Rewards outside 0..1 extrapolate. Example (m = 2): t2 -> 0.6906, 0.9615.
+
+  Returns:
+    [P, G, K] credits.
+  """
+  del turn_mask_PGK
+  m = settings.em_k
+  exponent_PGK = xp.minimum(-m * rewards_PGK, EM_MAX_EXPONENT)
+  credit_PGK = 0.5 + 0.5 * xp.expm1(exponent_PGK) / float(np.expm1(-m))
+  return xp.round(credit_PGK, 4) if settings.released else credit_PGK
+
+
+CREDITS = {
+  "equalized": equalized_credit,
+  "naive": naive_credit,
+  "r2g": r2g_credit,
+  "em": em_credit,
+}
+
+
+def check(settings: config.Credit) -> None:
+  """Refuses settings that name or mean nothing.
+
+  Raises:
+    ValueError: for an unknown name or a number out of range.
+  """
+  for field, known in (
+    ("score", tuple(SCORES)),
+    ("credit", tuple(CREDITS)),
+    ("normalize", ("std", "none")),
+  ):
+    if getattr(settings, field) not in known:
+      raise ValueError(
+        f"credit.{field} must be one of {', '.join(known)}; "
+        f"got {getattr(settings, field)!r}"
+      )
+  if not 0 <= settings.gamma <= 1:
+    raise ValueError(
+      f"credit.gamma must be within 0 and 1; got {settings.gamma}"
+    )
+  if settings.em_k <= 0:
+    raise ValueError(f"credit.em_k must be above 0; got {settings.em_k}")
+
+
+def group_advantages(
+  rewards_PGK: Array,
+  turn_mask_PGK: Array,
+  num_tokens_PGK: Array,
+  valid_PG: Array,
+  settings: config.Credit,
+  xp: ModuleType = np,
+) -> Array:
+  """Turns rewards into the advantage of each turn's tokens.
+
+  Args:
+    rewards_PGK: [P, G, K] float, the reward of each turn.
+    turn_mask_PGK: [P, G, K] bool, True where the turn exists.
+    num_tokens_PGK: [P, G, K] int, the turn's sampled tokens in the batch.
+    valid_PG: [P, G] bool, True where the trajectory counts.
+    settings: names and numbers of the method; see `check`.
+    xp: numpy (computes in float64) or jax.numpy (float32).
+
+  Returns:
+    [P, G, K] advantages; exactly 0 for invalid members and flat groups.
+  """
+  scores_PG = score(rewards_PGK, turn_mask_PGK, settings, xp)
+  z_PG = normalize(scores_PG, valid_PG, settings, xp)
+  rewards_PGK = _masked(rewards_PGK, turn_mask_PGK, xp)
+  credits_PGK = CREDITS[settings.credit](
+    rewards_PGK, turn_mask_PGK, settings, xp
+  )
+  credits_PGK = xp.where(turn_mask_PGK, credits_PGK, 0)
+  return spread_scaled(z_PG, credits_PGK, num_tokens_PGK, xp)
+
+
+def score(
+  rewards_PGK: Array,
+  turn_mask_PGK: Array,
+  settings: config.Credit,
+  xp: ModuleType = np,
+) -> Array:
+  """Computes each trajectory's score, [P, G], by `settings.score`."""
+  rewards_PGK = _masked(rewards_PGK, turn_mask_PGK, xp)
+  return SCORES[settings.score](rewards_PGK, turn_mask_PGK, settings, xp)
+
+
+def flat_groups(
+  scores_PG: Array, valid_PG: Array, xp: ModuleType = np
+) -> Array:
+  """Finds groups whose valid members score the same but for float rounding.
+
+  A group is flat when max - min <= 1e-6 max(1, |s|). Without this test, eight
+  scores of 0.7 get z = 0.056 in float32: their mean is not exactly 0.7, and the
+  rounding error is divided by a standard deviation that is almost 0.
+
+  Returns:
+    [P] bool; True for groups of at most one valid member.
+  """
+  low_P = xp.where(valid_PG, scores_PG, xp.inf).min(-1)
+  high_P = xp.where(valid_PG, scores_PG, -xp.inf).max(-1)
+  size_P = xp.where(valid_PG, xp.abs(scores_PG), 0).max(-1)
+  return high_P - low_P <= FLAT_TOLERANCE * xp.maximum(size_P, 1)
+
+
+def normalize(
+  scores_PG: Array,
+  valid_PG: Array,
+  settings: config.Credit,
+  xp: ModuleType = np,
+) -> Array:
+  """Compares scores within their group: z = (s - mean) / (std + 1e-6).
+
+  Mean and standard deviation (n - 1) are over the valid members. `normalize`
+  "none" leaves the division out. A group of one gives 0; with
+  `settings.released` its mean is 0 and its std 1, as in UserRL's code.
+  Example (mean score): t1 -> 0.1986, t2 -> 0.9935, t3 -> -1.3907, t4 -> 0.1986.
+
+  Returns:
+    [P, G] z; exactly 0 for invalid members and in flat groups.
+  """
+  num_valid_P1 = valid_PG.sum(-1, keepdims=True)
+  valid_scores_PG = xp.where(valid_PG, scores_PG, 0)
+  mean_P1 = valid_scores_PG.sum(-1, keepdims=True) / xp.maximum(num_valid_P1, 1)
+  z_PG = xp.where(valid_PG, scores_PG - mean_P1, 0)
+  lone_z_PG = valid_scores_PG
+  if settings.normalize == "std":
+    variance_P1 = (z_PG**2).sum(-1, keepdims=True) / xp.maximum(
+      num_valid_P1 - 1, 1
+    )
+    z_PG = z_PG / (xp.sqrt(variance_P1) + STD_EPSILON)
+    lone_z_PG = lone_z_PG / (1 + STD_EPSILON)
+  z_PG = xp.where(flat_groups(scores_PG, valid_PG, xp)[:, None], 0, z_PG)
+  if settings.released:
+    z_PG = xp.where(num_valid_P1 == 1, lone_z_PG, z_PG)
+  return z_PG
+
+
+def spread_scaled(
+  z_PG: Array,
+  credits_PGK: Array,
+  num_tokens_PGK: Array,
+  xp: ModuleType = np,
+) -> Array:
+  """Spreads z over turns: A_k = z c_k N / E, as UserRL's code does.
+
+  N is the number of tokens whose turn has a credit other than 0 and
+  E = sum_v c_v n_v, so the mean advantage over those N tokens is z. Where E is 0
+  (but for rounding) the whole trajectory gets 0. Below the group's mean (z < 0)
+  it pushes the turns with the most credit down hardest.
+  Example (em credit, r2g score): t2 -> 0.6730 * (0.6906, 0.9615) * 6 / 4.9563 =
+  0.5627, 0.7834.
+
+  Returns:
+    [P, G, K] advantages.
+  """
+  weight_PGK = credits_PGK * num_tokens_PGK
+  N_PG = xp.where(credits_PGK != 0, num_tokens_PGK, 0).sum(-1)
+  E_PG = weight_PGK.sum(-1)
+  has_credit_PG = xp.abs(E_PG) > FLAT_TOLERANCE * xp.abs(weight_PGK).sum(-1)
+  scale_PG = xp.where(
+    has_credit_PG, z_PG * N_PG / xp.where(has_credit_PG, E_PG, 1), 0
+  )
+  return scale_PG[..., None] * credits_PGK
+
+
+def _masked(rewards_PGK: Array, turn_mask_PGK: Array, xp) -> Array:
+  """Returns rewards in working precision, 0 where there is no turn."""
+  dtype = np.float64 if xp is np else np.float32
+  return xp.where(turn_mask_PGK, xp.asarray(rewards_PGK, dtype), 0)

@@ -1,0 +1,83 @@
+"""Imitation: supervised learning on packed dialogues.
+
+The same batch, the same `forward` and the same optimizer step as `learner`, with
+the mean cross-entropy of the marked tokens as the loss. Serves the cold start
+(the agent's turns of demonstrations) and base pretraining (every id); which, is
+decided by `batching.pack_demonstrations`.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import jax
+
+from userrl_jax import config
+from userrl_jax.learning import batching
+from userrl_jax.learning import learner
+from userrl_jax.models import qwen3
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What the supervised update depends on."""
+
+  optimizer: config.Optimizer
+  packing: config.Packing
+  num_steps: int  # of the stage
+
+
+def make_update(
+  model_config: qwen3.Config, settings: Settings, mesh: jax.sharding.Mesh
+) -> Callable[
+  [learner.State, batching.Batch], tuple[learner.State, learner.Metrics]
+]:
+  """Builds the supervised update: `update(state, batch) -> (state, metrics)`.
+
+  The loss is the mean of -log p(token) over the whole batch's marked tokens,
+  nats. The state is donated; one program is compiled, whatever batches hold.
+
+  Args:
+    model_config: shape of the policy.
+    settings: optimizer and shapes.
+    mesh: from `sharding.make_mesh`.
+
+  Returns:
+    The jitted update. Metrics are float32 scalars under `train/`.
+
+  Raises:
+    ValueError: when the settings do not make sense together.
+  """
+  optimizer, schedule = learner.make_optimizer(
+    settings.optimizer, settings.num_steps
+  )
+
+  def update(state, batch):
+    num_tokens = learner.count_tokens(batch)
+
+    def loss_of(params, rows):
+      stats = learner.token_stats(
+        params, model_config, rows, settings.packing, temperature=1.0
+      )
+      sums = {
+        "train/entropy": stats.entropy.sum(),
+        "train/accuracy": stats.is_top.sum(),
+      }
+      return -stats.logprobs.sum() / num_tokens, (sums, {})
+
+    loss, grads, sums, _ = learner.accumulate(
+      loss_of, state.params, batch, mesh
+    )
+    state, metrics = learner.advance(
+      state,
+      loss,
+      grads,
+      learner.count_tokens(batch, at_least=0),
+      optimizer,
+      schedule,
+    )
+    metrics |= {name: value / num_tokens for name, value in sums.items()}
+    return state, metrics
+
+  return learner.compile_update(
+    update, model_config, optimizer, settings.packing, mesh
+  )

@@ -1,0 +1,397 @@
+"""The learner: one jitted, sharded, donated step from a batch to new params.
+
+Comes in: a `State` and a packed `Batch`. Goes out: the next state and metrics.
+Inside the one program: credit -> advantages by token -> a loop over the used
+micro-batches that adds up gradients -> clipping and AdamW -> metrics. Sums are
+divided by the whole update's token count, so neither packing, micro-batching
+nor the mesh changes a number (law L7).
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from userrl_jax import config
+from userrl_jax import sharding
+from userrl_jax.learning import batching
+from userrl_jax.learning import credit
+from userrl_jax.learning import losses
+from userrl_jax.models import qwen3
+
+Params = Any
+Metrics = dict[str, jax.Array]
+
+
+class State(NamedTuple):
+  """What an update changes and a checkpoint keeps.
+
+  Attributes:
+    params: float32 master weights.
+    opt_state: moments and count of the optimizer.
+    step: [] int32, updates made, skipped ones included.
+    num_skipped: [] int32, updates that changed nothing, because the gradient
+      was not finite or there was no token to learn from.
+  """
+
+  params: Params
+  opt_state: optax.OptState
+  step: jax.Array
+  num_skipped: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What the update of GRPO depends on."""
+
+  grpo: config.Grpo
+  packing: config.Packing
+  temperature: float  # that the trajectories were sampled at
+
+
+def make_optimizer(
+  settings: config.Optimizer, num_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Makes clipping by global norm, then AdamW under a schedule.
+
+  Weight decay spares norms and embeddings.
+
+  Args:
+    settings: rates and betas.
+    num_steps: length of the stage, for the cosine.
+
+  Returns:
+    The optimizer and its schedule (optimizer steps -> learning rate).
+
+  Raises:
+    ValueError: for an unknown schedule or a number out of range.
+  """
+  rate, warmup = settings.learning_rate, settings.warmup_steps
+  if settings.max_grad_norm <= 0 or rate < 0 or warmup < 0:
+    raise ValueError(
+      "optimizer.max_grad_norm must be above 0, learning_rate and warmup_steps "
+      f"at least 0; got {settings.max_grad_norm}, {rate} and {warmup}"
+    )
+  match settings.schedule:
+    case "constant":
+      schedule = optax.constant_schedule(rate)
+    case "cosine":
+      schedule = optax.cosine_decay_schedule(
+        rate, max(1, num_steps - warmup), alpha=0.1
+      )
+    case unknown:
+      raise ValueError(
+        f"optimizer.schedule must be constant or cosine; got {unknown!r}"
+      )
+  if warmup:
+    # The first update already moves: a rate of 0 would waste a batch.
+    rise = optax.linear_schedule(rate / (warmup + 1), rate, warmup)
+    schedule = optax.join_schedules([rise, schedule], [warmup])
+  optimizer = optax.chain(
+    optax.clip_by_global_norm(settings.max_grad_norm),
+    optax.adamw(
+      schedule,
+      b1=settings.b1,
+      b2=settings.b2,
+      weight_decay=settings.weight_decay,
+      mask=_decayed,
+    ),
+  )
+  return optimizer, schedule
+
+
+def init_state(
+  params: Params,
+  settings: config.Optimizer,
+  num_steps: int,
+  mesh: jax.sharding.Mesh,
+) -> State:
+  """Starts a stage from params: fresh optimizer state, step 0.
+
+  Args:
+    params: any float params; they are copied, since updates donate the state.
+    settings: the stage's optimizer.
+    num_steps: length of the stage.
+    mesh: from `sharding.make_mesh`.
+
+  Returns:
+    The state, sharded; every array is made where it lives.
+  """
+  optimizer, _ = make_optimizer(settings, num_steps)
+
+  def start(params):
+    # jit hands inputs that it returns unchanged through; a copy is not.
+    params = jax.tree.map(lambda x: jnp.copy(x.astype(jnp.float32)), params)
+    zero = jnp.zeros((), jnp.int32)
+    return State(params, optimizer.init(params), zero, jnp.copy(zero))
+
+  shardings = sharding.param_shardings(jax.eval_shape(start, params), mesh)
+  return jax.jit(start, out_shardings=shardings)(params)
+
+
+def make_update(
+  model_config: qwen3.Config, settings: Settings, mesh: jax.sharding.Mesh
+) -> Callable[[State, batching.Batch], tuple[State, Metrics]]:
+  """Builds the GRPO update: `update(state, batch) -> (state, metrics)`.
+
+  The state is donated. One program is compiled, whatever batches hold.
+
+  Args:
+    model_config: shape of the policy.
+    settings: method, shapes and temperature.
+    mesh: from `sharding.make_mesh`.
+
+  Returns:
+    The jitted update. Metrics are float32 scalars under `train/`,
+    `advantage/`, `score/` and `rollout/`.
+
+  Raises:
+    ValueError: when the settings do not make sense together.
+  """
+  grpo = settings.grpo
+  credit.check(grpo.credit)
+  if not 0 <= grpo.clip_low <= 1 or grpo.clip_high < 0 or grpo.dual_clip <= 1:
+    raise ValueError(
+      "grpo.clip_low must be within 0 and 1, clip_high at least 0 and "
+      f"dual_clip above 1; got {grpo.clip_low}, {grpo.clip_high} and "
+      f"{grpo.dual_clip}"
+    )
+  if settings.temperature <= 0:
+    raise ValueError(
+      f"rollout.temperature must be above 0; got {settings.temperature}. "
+      "Greedy samples have no log-prob to learn from"
+    )
+  optimizer, schedule = make_optimizer(grpo.optimizer, grpo.num_iterations)
+
+  def update(state: State, batch: batching.Batch) -> tuple[State, Metrics]:
+    arrays = batch.rewards_PGK, batch.turn_mask_PGK
+    advantages_PGK = credit.group_advantages(
+      *arrays, batch.num_tokens_PGK, batch.valid_PG, grpo.credit, jnp
+    )
+    scores_PG = credit.score(*arrays, grpo.credit, jnp)
+    num_tokens = count_tokens(batch)
+
+    def loss_of(params: Params, rows: batching.Rows):
+      mask_BM = rows.slots >= 0
+      advantages_BM = jnp.where(
+        mask_BM, advantages_PGK.reshape(-1)[rows.slots], 0.0
+      )
+      stats = token_stats(
+        params, model_config, rows, settings.packing, settings.temperature
+      )
+      loss, sums = losses.clipped_policy_loss(
+        stats.logprobs,
+        rows.logprobs,
+        advantages_BM,
+        mask_BM,
+        clip_low=grpo.clip_low,
+        clip_high=grpo.clip_high,
+        dual_clip=grpo.dual_clip,
+      )
+      gap_BM = jnp.where(mask_BM, jnp.abs(stats.logprobs - rows.logprobs), 0.0)
+      sums = {f"train/{name}": value for name, value in sums.items()} | {
+        "train/entropy": stats.entropy.sum(),
+        "rollout/logprob_gap": gap_BM.sum(),
+        "advantage/mean": advantages_BM.sum(),
+        "advantage/size": jnp.abs(advantages_BM).sum(),
+      }
+      maxima = {"rollout/logprob_gap_max": gap_BM.max()}
+      return loss / num_tokens, (sums, maxima)
+
+    loss, grads, sums, maxima = accumulate(loss_of, state.params, batch, mesh)
+    state, metrics = advance(
+      state, loss, grads, count_tokens(batch, at_least=0), optimizer, schedule
+    )
+    metrics |= {name: value / num_tokens for name, value in sums.items()}
+    metrics |= maxima | _group_metrics(scores_PG, batch.valid_PG)
+    return state, metrics
+
+  return compile_update(update, model_config, optimizer, settings.packing, mesh)
+
+
+def count_tokens(batch: batching.Batch, at_least: int = 1) -> jax.Array:
+  """Counts the update's tokens with a loss: the denominator of every mean."""
+  num_tokens = jnp.sum(batch.rows.slots >= 0, dtype=jnp.int32)
+  return jnp.maximum(num_tokens, at_least).astype(jnp.float32)
+
+
+def token_stats(
+  params: Params,
+  model_config: qwen3.Config,
+  rows: batching.Rows,
+  packing: config.Packing,
+  temperature: float,
+) -> losses.TokenStats:
+  """Runs the model over one micro-batch of packed rows."""
+  hidden_BTD, _ = qwen3.forward(
+    params, model_config, rows.token_ids, rows.positions, rows.segment_ids
+  )
+  return losses.sampled_token_stats(
+    hidden_BTD,
+    functools.partial(qwen3.logits, params, model_config),
+    rows.sampled_positions,
+    rows.targets,
+    rows.slots >= 0,
+    chunk=packing.logprob_chunk,
+    temperature=temperature,
+  )
+
+
+def accumulate(
+  loss_of: Callable[[Params, batching.Rows], tuple[jax.Array, tuple]],
+  params: Params,
+  batch: batching.Batch,
+  mesh: jax.sharding.Mesh,
+) -> tuple[jax.Array, Params, Metrics, Metrics]:
+  """Adds up losses, gradients and metrics over the used micro-batches.
+
+  Args:
+    loss_of: (params, rows of one micro-batch) -> (its share of the loss,
+      (metrics to add, metrics to take the largest of)).
+    params: to differentiate by.
+    batch: of which `num_micro_batches` are computed.
+    mesh: gradients are kept sharded like params.
+
+  Returns:
+    The loss, its gradient, the summed and the largest metrics.
+  """
+  compute = jax.value_and_grad(loss_of, has_aux=True)
+
+  def pick(i):
+    return jax.tree.map(
+      lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batch.rows
+    )
+
+  def add(i, carry):
+    (loss, (sums, maxima)), grads = compute(params, pick(i))
+    old_loss, old_grads, old_sums, old_maxima = carry
+    plus = functools.partial(jax.tree.map, jnp.add)
+    return (
+      old_loss + loss,
+      plus(old_grads, grads),
+      plus(old_sums, sums),
+      jax.tree.map(jnp.maximum, old_maxima, maxima),
+    )
+
+  _, (sums, maxima) = jax.eval_shape(loss_of, params, jax.eval_shape(pick, 0))
+  zeros = functools.partial(
+    jax.tree.map, lambda x: jnp.zeros(x.shape, jnp.float32)
+  )
+  grads = jax.lax.with_sharding_constraint(
+    zeros(params), sharding.param_shardings(params, mesh)
+  )
+  return jax.lax.fori_loop(
+    0,
+    batch.num_micro_batches,
+    add,
+    (jnp.zeros(()), grads, zeros(sums), zeros(maxima)),
+  )
+
+
+def advance(
+  state: State,
+  loss: jax.Array,
+  grads: Params,
+  num_tokens: jax.Array,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+) -> tuple[State, Metrics]:
+  """Takes the optimizer step, unless there is nothing sound to step on.
+
+  A loss or gradient that is not finite, or no token at all, leaves params and
+  optimizer as they are and is counted; `step` moves on either way.
+
+  Returns:
+    The next state, and loss, norm, rate and whether it was skipped.
+  """
+  grad_norm = optax.tree.norm(grads)
+  is_sound = jnp.isfinite(grad_norm) & jnp.isfinite(loss) & (num_tokens > 0)
+
+  def move(params, opt_state):
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+  params, opt_state = jax.lax.cond(
+    is_sound,
+    move,
+    lambda params, opt_state: (params, opt_state),
+    state.params,
+    state.opt_state,
+  )
+  rate = schedule(state.step - state.num_skipped)
+  num_skipped = state.num_skipped + jnp.where(is_sound, 0, 1)
+  metrics = {
+    "train/loss": loss,
+    "train/grad_norm": grad_norm,
+    "train/learning_rate": jnp.asarray(rate, jnp.float32),
+    "train/num_tokens": num_tokens,
+    "train/skipped": 1.0 - is_sound.astype(jnp.float32),
+    "train/num_skipped": num_skipped.astype(jnp.float32),
+  }
+  return State(params, opt_state, state.step + 1, num_skipped), metrics
+
+
+def compile_update(
+  update: Callable[[State, batching.Batch], tuple[State, Metrics]],
+  model_config: qwen3.Config,
+  optimizer: optax.GradientTransformation,
+  packing: config.Packing,
+  mesh: jax.sharding.Mesh,
+) -> Callable[[State, batching.Batch], tuple[State, Metrics]]:
+  """Jits an update with the shardings of its state and batch.
+
+  The state is donated. Batches may be numpy arrays; they go where they belong.
+
+  Raises:
+    ValueError: when the packing fits neither the loss nor the mesh.
+  """
+  if packing.logprob_chunk <= 0:
+    raise ValueError(
+      f"packing.logprob_chunk must be above 0; got {packing.logprob_chunk}"
+    )
+
+  def start(key):
+    params = qwen3.init(model_config, key)
+    zero = jnp.zeros((), jnp.int32)
+    return State(params, optimizer.init(params), zero, zero)
+
+  shapes = jax.eval_shape(start, jax.eval_shape(lambda: jax.random.key(0)))
+  state_shardings = sharding.param_shardings(shapes, mesh)
+  whole = sharding.replicated(mesh)
+  rows = sharding.row_sharding(mesh, packing.rows_per_micro_batch)
+  batch_shardings = batching.Batch(
+    batching.Rows(*[rows] * len(batching.Rows._fields)),
+    *[whole] * (len(batching.Batch._fields) - 1),
+  )
+  return jax.jit(
+    update,
+    in_shardings=(state_shardings, batch_shardings),
+    out_shardings=(state_shardings, whole),
+    donate_argnums=0,
+  )
+
+
+def _decayed(params: Params) -> Params:
+  """Marks the weights that decay: all but norms and embeddings."""
+
+  def leaf(path, _):
+    names = [str(k.key) for k in path]
+    return not any("norm" in name or name == "embed" for name in names)
+
+  return jax.tree_util.tree_map_with_path(leaf, params)
+
+
+def _group_metrics(scores_PG: jax.Array, valid_PG: jax.Array) -> Metrics:
+  """Describes the groups that have a valid member."""
+  has_member_P = valid_PG.any(-1)
+  flat_P = credit.flat_groups(scores_PG, valid_PG, jnp) & has_member_P
+  num_valid = jnp.maximum(valid_PG.sum(), 1)
+  return {
+    "advantage/flat_share": flat_P.sum() / jnp.maximum(has_member_P.sum(), 1),
+    "score/mean": jnp.where(valid_PG, scores_PG, 0).sum() / num_valid,
+    "rollout/num_valid": valid_PG.sum().astype(jnp.float32),
+  }

@@ -1,0 +1,321 @@
+"""What a run writes down about itself: numbers and transcripts.
+
+In: groups of trajectories and dicts of numbers. Out: `metrics.jsonl`,
+TensorBoard and `transcripts/`. Names of numbers are
+`subject/what`, with the unit in the name where there is one.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+
+from userrl_jax import statistics, types
+
+
+def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
+  """Describes the episodes of an iteration in numbers.
+
+  Rewards, success, turns and tokens are of valid episodes only (law L2);
+  shares of stop reasons and faults are of all.
+
+  Args:
+    groups: of any gyms.
+
+  Returns:
+    reward/<gym>, success/<gym>: mean over the gym's valid episodes
+    episode/num, episode/turns, episode/tokens_per_turn (sampled)
+    episode/invalid_share; turn/malformed_share of all turns
+    group/flat_share: of groups, those whose valid episodes all have one reward
+    stop/<reason>: share of episodes, every reason
+    fault/<kind>: count, every kind but ok; fault/<gym>/<kind> where it occurred
+    A mean of nothing is left out.
+  """
+  trajectories = [t for group in groups for t in group.trajectories]
+  valid = [t for t in trajectories if t.is_valid]
+  numbers: dict[str, float] = {"episode/num": float(len(trajectories))}
+  for gym in sorted({t.task.gym for t in valid}):
+    own = [t for t in valid if t.task.gym == gym]
+    numbers[f"reward/{gym}"] = _mean(t.reward for t in own)
+    numbers[f"success/{gym}"] = _mean(statistics.is_success(t) for t in own)
+  if valid:
+    numbers["episode/turns"] = _mean(len(t.turns) for t in valid)
+  sampled = [n for t in valid for n in t.num_sampled_K]
+  if sampled:
+    numbers["episode/tokens_per_turn"] = _mean(sampled)
+  if trajectories:
+    numbers["episode/invalid_share"] = 1 - len(valid) / len(trajectories)
+    stops = collections.Counter(t.stop_reason for t in trajectories)
+    for reason in types.StopReason:
+      numbers[f"stop/{reason}"] = stops[reason] / len(trajectories)
+  turns = [turn for t in trajectories for turn in t.turns]
+  if turns:
+    numbers["turn/malformed_share"] = _mean(
+      turn.fault == types.Fault.AGENT_MALFORMED for turn in turns
+    )
+  if groups:
+    numbers["group/flat_share"] = _mean(_is_flat(group) for group in groups)
+  return numbers | _count_faults(trajectories)
+
+
+def trajectory_record(
+  trajectory: types.Trajectory, tokenizer: Any = None
+) -> dict[str, Any]:
+  """Returns one transcript as JSON-able values, both sides of every turn.
+
+  Nothing of `Task.secret` is in it. What gyms say about a turn (`info`) may be
+  privileged and stands under `privileged`, never among what the agent read.
+
+  Args:
+    trajectory: any.
+    tokenizer: when given, the whole id stream is added as it decodes.
+  """
+  t = trajectory
+  turns = []
+  for k, turn in enumerate(t.turns):
+    logprobs = t.logprobs_T[t.turn_ids_T == k]
+    turns.append(
+      {
+        "text": turn.text,
+        "action": turn.action
+        and {"choice": turn.action.choice, "content": turn.action.content},
+        "observation": turn.observation,
+        "reward": float(turn.reward),
+        "fault": str(turn.fault),
+        "detail": turn.detail,
+        "num_tokens": int(logprobs.size),
+        "mean_logprob": _mean(logprobs) if logprobs.size else None,
+        "privileged": _jsonable(turn.info),
+      }
+    )
+  record = {
+    "gym": t.task.gym,
+    "task": t.task.id,
+    "split": t.task.split,
+    "level": int(t.task.level),
+    "structure": t.task.structure,
+    "public": _jsonable(t.task.public),
+    "member": int(t.member),
+    "iteration": int(t.iteration),
+    "prompt": t.prompt,
+    "turns": turns,
+    "reward": t.reward,
+    "success": statistics.is_success(t),
+    "valid": t.is_valid,
+    "stop_reason": str(t.stop_reason),
+    "fault": str(t.fault),
+    "detail": t.detail,
+    "num_tokens": int(t.token_ids_T.size),
+    "num_sampled": int((t.turn_ids_T >= 0).sum()),
+  }
+  if tokenizer is not None:
+    record["stream"] = tokenizer.decode(t.token_ids_T.tolist())
+  return record
+
+
+class Writers:
+  """Writes a run's numbers and transcripts; a context manager.
+
+  A run that is killed and resumed leaves the files of an uninterrupted one,
+  except for times: on opening, what was written at or after the step that is
+  run next is dropped. So write a step's numbers before its checkpoint.
+  """
+
+  def __init__(
+    self,
+    folder: str | os.PathLike[str],
+    stages: Sequence[str],
+    resume: tuple[str, int] | None = None,
+  ):
+    """Opens the files of a run folder.
+
+    Args:
+      folder: of the run; made when it is not there.
+      stages: of the run, in order.
+      resume: (stage, step) that is run next; None starts from nothing, and
+        drops what an earlier run left.
+
+    Raises:
+      ValueError: when the stage to resume is none of `stages`, or a file to
+        go on with has a line that is no JSON record.
+    """
+    if resume and resume[0] not in stages:
+      raise ValueError(
+        f"a run can only resume one of its stages {list(stages)}, got "
+        f"{resume[0]!r}"
+      )
+    self._folder = pathlib.Path(folder)
+    self._folder.mkdir(parents=True, exist_ok=True)
+    first = stages.index(resume[0]) if resume else 0
+    self._resume = resume
+    again = set(stages[first:])
+
+    def is_done(record: Mapping[str, Any]) -> bool:
+      if not resume or record["stage"] not in stages:
+        return False
+      if record["stage"] == resume[0]:
+        return record["step"] < resume[1]
+      return record["stage"] not in again
+
+    path = self._folder / "metrics.jsonl"
+    _keep_lines(path, is_done)
+    for stage in again:
+      _keep_lines(self._folder / "transcripts" / f"{stage}.jsonl", is_done)
+      if not resume or stage != resume[0]:
+        shutil.rmtree(self._folder / "tensorboard" / stage, ignore_errors=True)
+    self._file = path.open("a", encoding="utf-8")
+    self._boards: dict[str, Any] = {}
+    try:
+      import tensorboardX  # an extra; the JSONL is always there
+
+      self._make_board = tensorboardX.SummaryWriter
+    except ImportError:
+      self._make_board = None
+
+  def __enter__(self) -> "Writers":
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self.close()
+
+  def write(
+    self, stage: str, step: int, numbers: Mapping[str, Any], time_s: float
+  ) -> None:
+    """Writes the numbers of one step.
+
+    Args:
+      stage: one of the run's.
+      step: counts from 0 in each stage.
+      numbers: name -> number or array of one number.
+      time_s: seconds since the run began.
+
+    Raises:
+      ValueError: when something named is no number.
+    """
+    plain = {name: _number(name, numbers[name]) for name in sorted(numbers)}
+    record = {"stage": stage, "step": step, "time_s": round(time_s, 3), **plain}
+    self._file.write(json.dumps(record) + "\n")
+    self._file.flush()
+    board = self._board(stage)
+    if board is not None:
+      for name, number in plain.items():
+        board.add_scalar(name, number, step)
+
+  def write_transcripts(
+    self,
+    stage: str,
+    step: int,
+    trajectories: Iterable[types.Trajectory],
+    tokenizer: Any = None,
+  ) -> None:
+    """Appends the trajectories of a step to `transcripts/<stage>.jsonl`."""
+    path = self._folder / "transcripts" / f"{stage}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+      for trajectory in trajectories:
+        record = trajectory_record(trajectory, tokenizer)
+        file.write(json.dumps({"stage": stage, "step": step, **record}) + "\n")
+
+  def close(self) -> None:
+    """Closes every file; numbers already written are safe without it."""
+    self._file.close()
+    for board in self._boards.values():
+      board.close()
+    self._boards.clear()
+
+  def _board(self, stage: str) -> Any:
+    if self._make_board is None:
+      return None
+    if stage not in self._boards:
+      step = None
+      if self._resume and stage == self._resume[0]:
+        step = self._resume[1]
+      self._boards[stage] = self._make_board(
+        str(self._folder / "tensorboard" / stage), purge_step=step
+      )
+    return self._boards[stage]
+
+
+def _mean(values: Iterable[Any]) -> float:
+  return float(np.mean([float(value) for value in values]))
+
+
+def _is_flat(group: types.Group) -> bool:
+  """Tells whether the rewards leave nothing to compare (0 or 1 valid too)."""
+  return len({t.reward for t in group.trajectories if t.is_valid}) < 2
+
+
+def _count_faults(
+  trajectories: Sequence[types.Trajectory],
+) -> dict[str, float]:
+  kinds = [fault for fault in types.Fault if fault != types.Fault.OK]
+  numbers = {f"fault/{kind}": 0.0 for kind in kinds}
+  for t in trajectories:
+    faults = [turn.fault for turn in t.turns]
+    # An episode may fail outside any turn, say while the gym is reset.
+    if t.fault not in faults:
+      faults.append(t.fault)
+    for fault in faults:
+      if fault != types.Fault.OK:
+        name = f"fault/{t.task.gym}/{fault}"
+        numbers[name] = numbers.get(name, 0.0) + 1
+        numbers[f"fault/{fault}"] += 1
+  return numbers
+
+
+def _number(name: str, value: Any) -> float | int:
+  try:
+    if isinstance(value, (bool, int)):
+      return int(value)
+    return float(value)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f"a metric must be one number, got {value!r} for {name}"
+    ) from error
+
+
+def _jsonable(value: Any) -> Any:
+  """Returns plain JSON values; what is none is shown as its repr."""
+  if isinstance(value, Mapping):
+    return {str(k): _jsonable(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_jsonable(v) for v in value]
+  if isinstance(value, (set, frozenset)):
+    return sorted((_jsonable(v) for v in value), key=repr)
+  if isinstance(value, (np.ndarray, np.generic)):
+    return _jsonable(value.tolist())
+  if isinstance(value, str):
+    return str(value)  # an enum's value
+  if value is None or isinstance(value, (bool, int, float)):
+    return value
+  return repr(value)
+
+
+def _keep_lines(
+  path: pathlib.Path, is_kept: Callable[[Mapping[str, Any]], bool]
+) -> None:
+  """Drops lines of a JSONL file, all at once; a cut last line is dropped."""
+  if not path.exists():
+    return
+  lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+  kept = []
+  for number, line in enumerate(lines, 1):
+    if not line.endswith("\n"):
+      break  # the run was killed while writing the last line
+    try:
+      record = json.loads(line)
+      if is_kept(record):
+        kept.append(line)
+    except (ValueError, KeyError, TypeError) as error:
+      raise ValueError(
+        f"{path} line {number} must be a JSON record with stage and step, got "
+        f"{line[:80]!r}; delete the file, or the run's folder, to start anew"
+      ) from error
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text("".join(kept), encoding="utf-8")
+  temporary.replace(path)

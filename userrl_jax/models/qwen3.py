@@ -1,0 +1,302 @@
+"""Qwen3 in Flax: one params tree, one `forward` for sampling and training.
+
+Params come in as an argument everywhere; nothing here keeps them (law L3):
+
+  embed/embedding [V, D]
+  layers/...      every leaf stacked over layers, leading axis L
+  final_norm/scale [D]
+  head/kernel     [D, V], only when the head is not tied to the embedding
+
+The learner scans the stacked layers, so compile time does not grow with depth;
+sampling unrolls them, because a scan that returns each layer's cache copies it.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from userrl_jax.models import attention
+
+Params = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Shape of a Qwen3 model, named as in its published `config.json`."""
+
+  vocab_size: int
+  hidden_size: int
+  num_layers: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  intermediate_size: int
+  tie_embeddings: bool
+  rope_theta: float = 1e6
+  rms_norm_eps: float = 1e-6
+  dtype: str = "float32"  # compute dtype; params are float32
+  remat: str = "none"  # none, or full: keep only each layer's input
+
+
+class Cache(NamedTuple):
+  """Keys and values of some rows, a pair of arrays a layer.
+
+  Arrays are kept apart by layer so that each can be donated and updated in
+  place. Entry c of a row holds position c.
+  """
+
+  keys: tuple[jax.Array, ...]  # L times [S, N, d, C] compute dtype
+  values: tuple[jax.Array, ...]  # L times [S, N, C, d] compute dtype
+
+
+def _published(
+  hidden_size: int,
+  num_layers: int,
+  num_heads: int,
+  intermediate_size: int,
+  tie_embeddings: bool,
+) -> Config:
+  return Config(
+    vocab_size=151_936,
+    hidden_size=hidden_size,
+    num_layers=num_layers,
+    num_heads=num_heads,
+    num_kv_heads=8,
+    head_dim=128,
+    intermediate_size=intermediate_size,
+    tie_embeddings=tie_embeddings,
+  )
+
+
+PRESETS: dict[str, Config] = {
+  "qwen3_tiny": Config(
+    vocab_size=512,
+    hidden_size=128,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    intermediate_size=384,
+    tie_embeddings=True,
+    rope_theta=1e4,
+  ),
+  "qwen3_0_6b": _published(1024, 28, 16, 3072, True),
+  "qwen3_1_7b": _published(2048, 28, 16, 6144, True),
+  "qwen3_4b": _published(2560, 36, 32, 9728, True),
+  "qwen3_8b": _published(4096, 36, 32, 12288, False),
+  "qwen3_14b": _published(5120, 40, 40, 17408, False),
+  "qwen3_32b": _published(5120, 64, 64, 25600, False),
+}
+
+
+def init(config: Config, key: jax.Array) -> Params:
+  """Draws random float32 params; normal with variance 1/fan-in.
+
+  Args:
+    config: shape of the model.
+    key: a PRNG key; consumed.
+
+  Returns:
+    The params tree of the module's docstring.
+  """
+  embed_key, layers_key, head_key = jax.random.split(key, 3)
+  x_BTD = jnp.zeros((1, 1, config.hidden_size), config.dtype)
+  rope = rotary(config, jnp.zeros((1, 1), jnp.int32))
+  block = Block(config)
+
+  def init_layer(layer_key):
+    attend = lambda q, k, v: (q, None)
+    return block.init(layer_key, x_BTD, rope, attend)["params"]
+
+  V, D = config.vocab_size, config.hidden_size
+  params = {
+    "embed": {"embedding": 0.02 * jax.random.normal(embed_key, (V, D))},
+    "layers": jax.vmap(init_layer)(
+      jax.random.split(layers_key, config.num_layers)
+    ),
+    "final_norm": {"scale": jnp.ones((D,))},
+  }
+  if not config.tie_embeddings:
+    params["head"] = {"kernel": 0.02 * jax.random.normal(head_key, (D, V))}
+  return params
+
+
+def init_cache(config: Config, num_rows: int, length: int) -> Cache:
+  """Makes an empty cache of `num_rows` rows of `length` positions."""
+  S, N, d, C = num_rows, config.num_kv_heads, config.head_dim, length
+  dtype = config.dtype
+  return Cache(
+    tuple(jnp.zeros((S, N, d, C), dtype) for _ in range(config.num_layers)),
+    tuple(jnp.zeros((S, N, C, d), dtype) for _ in range(config.num_layers)),
+  )
+
+
+def forward(
+  params: Params,
+  config: Config,
+  tokens_BT: jax.Array,
+  positions_BT: jax.Array,
+  segment_ids_BT: jax.Array | None = None,
+  cache: Cache | None = None,
+) -> tuple[jax.Array, Cache | None]:
+  """Computes the final hidden states, before the head.
+
+  Exactly one of `segment_ids_BT` (packed rows, layers scanned) and `cache`
+  (KV rows, layers unrolled) is given.
+
+  Args:
+    params: the tree of the module's docstring.
+    config: shape of the model.
+    tokens_BT: [B, T] int32 token ids.
+    positions_BT: [B, T] int32 positions within their sequence. With a cache, a
+      position at or past its length marks padding: nothing is written for it.
+    segment_ids_BT: [B, T] int32, 0 is padding.
+    cache: rows of these B sequences, of which every position before a token's
+      own has been written.
+
+  Returns:
+    ([B, T, D] compute dtype, the cache with these tokens written or None).
+  """
+  assert (segment_ids_BT is None) != (cache is None)
+  embedding_VD = params["embed"]["embedding"]
+  x_BTD = embedding_VD[tokens_BT].astype(config.dtype)
+  rope = rotary(config, positions_BT)
+  block = Block(config)
+  if cache is None:
+
+    def attend(q, k, v):
+      return attention.packed(q, k, v, segment_ids_BT), None
+
+    def layer(x, layer_params):
+      return block.apply({"params": layer_params}, x, rope, attend)[0], None
+
+    if config.remat == "full":
+      layer = jax.checkpoint(layer, prevent_cse=False)
+    x_BTD, _ = jax.lax.scan(layer, x_BTD, params["layers"])
+  else:
+    keys, values = [], []
+    for i in range(config.num_layers):
+      layer_params = jax.tree.map(lambda leaf: leaf[i], params["layers"])  # noqa: B023
+      attend = functools.partial(
+        _attend_cached, cache.keys[i], cache.values[i], positions_BT
+      )
+      x_BTD, (k, v) = block.apply({"params": layer_params}, x_BTD, rope, attend)
+      keys.append(k)
+      values.append(v)
+    cache = Cache(tuple(keys), tuple(values))
+  norm = RMSNorm(config.rms_norm_eps)
+  return norm.apply({"params": params["final_norm"]}, x_BTD), cache
+
+
+def _attend_cached(keys_BNdC, values_BNCd, positions_BT, q, k, v):
+  """Writes k and v at their positions, then attends; for `forward`."""
+  rows_B1 = jnp.arange(q.shape[0])[:, None]
+  keys_BNdC = keys_BNdC.at[rows_B1, :, :, positions_BT].set(k, mode="drop")
+  values_BNCd = values_BNCd.at[rows_B1, :, positions_BT].set(v, mode="drop")
+  out = attention.cached(q, keys_BNdC, values_BNCd, positions_BT)
+  return out, (keys_BNdC, values_BNCd)
+
+
+def unembedding(params: Params, config: Config) -> jax.Array:
+  """Returns the [D, V] float32 matrix that turns hidden states to logits."""
+  if config.tie_embeddings:
+    return params["embed"]["embedding"].T
+  return params["head"]["kernel"]
+
+
+def logits(params: Params, config: Config, hidden: jax.Array) -> jax.Array:
+  """Turns [..., D] hidden states to [..., V] float32 logits."""
+  kernel_DV = unembedding(params, config).astype(config.dtype)
+  return jnp.matmul(hidden, kernel_DV, preferred_element_type=jnp.float32)
+
+
+def rotary(
+  config: Config, positions_BT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the cosines and sines of RoPE, each [B, T, 1, d/2] float32."""
+  half = config.head_dim // 2
+  frequencies = config.rope_theta ** (-jnp.arange(half) / half)
+  angles = positions_BT[..., None, None].astype(jnp.float32) * frequencies
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+class RMSNorm(nn.Module):
+  """Scales by the inverse root mean square over the last axis, in float32."""
+
+  epsilon: float
+
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+    y = x.astype(jnp.float32)
+    y *= jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon)
+    return (y * scale).astype(x.dtype)
+
+
+class Attention(nn.Module):
+  """Grouped-query attention with normalised queries and keys, and RoPE."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x_BTD, rope, attend: Callable):
+    c = self.config
+    dense = functools.partial(
+      nn.Dense, use_bias=False, dtype=c.dtype, kernel_init=_KERNEL_INIT
+    )
+    split = lambda y: y.reshape(*y.shape[:-1], -1, c.head_dim)
+    q = split(dense(c.num_heads * c.head_dim, name="q")(x_BTD))
+    k = split(dense(c.num_kv_heads * c.head_dim, name="k")(x_BTD))
+    v = split(dense(c.num_kv_heads * c.head_dim, name="v")(x_BTD))
+    q = _rotate(RMSNorm(c.rms_norm_eps, name="q_norm")(q), rope)
+    k = _rotate(RMSNorm(c.rms_norm_eps, name="k_norm")(k), rope)
+    out, cache = attend(q, k, v)
+    out = out.reshape(*out.shape[:2], -1)
+    return dense(c.hidden_size, name="o")(out), cache
+
+
+class Mlp(nn.Module):
+  """The gated MLP: down(silu(gate x) * up x)."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x_BTD):
+    c = self.config
+    dense = functools.partial(
+      nn.Dense, use_bias=False, dtype=c.dtype, kernel_init=_KERNEL_INIT
+    )
+    gate = nn.silu(dense(c.intermediate_size, name="gate")(x_BTD))
+    up = dense(c.intermediate_size, name="up")(x_BTD)
+    return dense(c.hidden_size, name="down")(gate * up)
+
+
+class Block(nn.Module):
+  """One layer: attention and MLP, each behind a norm, on a residual stream."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x_BTD, rope, attend: Callable):
+    eps = self.config.rms_norm_eps
+    y = RMSNorm(eps, name="attention_norm")(x_BTD)
+    y, cache = Attention(self.config, name="attention")(y, rope, attend)
+    x_BTD = x_BTD + y
+    y = RMSNorm(eps, name="mlp_norm")(x_BTD)
+    return x_BTD + Mlp(self.config, name="mlp")(y), cache
+
+
+_KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+def _rotate(x_BTHd: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """Rotates the pairs (i, i + d/2) of each head, in float32."""
+  cos, sin = rope
+  a, b = jnp.split(x_BTHd.astype(jnp.float32), 2, axis=-1)
+  out = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+  return out.astype(x_BTHd.dtype)

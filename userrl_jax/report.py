@@ -1,0 +1,337 @@
+"""Turns a run's folder into one HTML page that can be sent to a colleague.
+
+`python -m userrl_jax.report RUN_DIR...` writes `RUN_DIR/report.html`. In: the
+files of a run, whichever are there. Out: a page without network assets: table
+by stage, paired differences, curves, faults, config, dialogues. Everything a
+model wrote is hostile text and escaped.
+"""
+
+import argparse
+import base64
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+import datetime
+import hashlib
+import itertools
+import json
+import math
+import pathlib
+import re
+import sys
+from typing import Any
+
+import jinja2
+
+from userrl_jax import charts, run_folder, statistics, types
+from userrl_jax import config as config_lib
+
+# What is drawn first, in order; every other number follows, folded away.
+CURVES = (
+  ("reward", r"reward/"),
+  ("success", r"success/"),
+  ("loss", r"(train/)?loss$"),
+  ("entropy", r".*entropy$"),
+  ("gradient norm", r".*grad_norm$"),
+  ("logprob gap", r".*logprob_gap$"),
+  ("turns", r".*turns$"),
+  ("tokens a turn", r".*tokens_per_turn$"),
+  ("invalid share", r".*invalid_share$"),
+  ("malformed share", r".*malformed_share$"),
+  ("flat groups", r".*flat_share$"),
+  ("speed", r".*tokens_per_s$"),
+)
+MAX_TASKS = 200  # whose dialogues are on the page
+MAX_TRAINING = 8  # dialogues from the end of each stage's training
+MAX_CHARS = 6000  # of one text
+
+_TEMPLATE = "report_template.html.j2"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Writes the reports of the given runs and prints where they are."""
+  parser = argparse.ArgumentParser(
+    prog="python -m userrl_jax.report",
+    description="Writes RUN_DIR/report.html, one self-contained page.",
+  )
+  parser.add_argument("run_dir", nargs="+", type=pathlib.Path)
+  try:
+    for folder in parser.parse_args(argv).run_dir:
+      print(write(folder))
+  except ValueError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  return 0
+
+
+def write(run_dir: str | pathlib.Path) -> pathlib.Path:
+  """Writes the report of a run.
+
+  Args:
+    run_dir: the `out_dir` of a run, finished or not.
+
+  Returns:
+    The path of the page.
+
+  Raises:
+    ValueError: when there is no such folder.
+  """
+  run = run_folder.read(run_dir, MAX_TRAINING)
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters |= {"shorten": _shorten, "csp_hash": _csp_hash}
+  colours = {stage: n for n, stage in enumerate(run.stages)}
+  page = environment.get_template(_TEMPLATE).render(
+    run=run,
+    colours={s: n % charts.NUM_COLOURS for s, n in colours.items()},
+    written=datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
+    facts=_facts(run),
+    score_chart=_score_chart(run, colours),
+    differences=(differences := _differences(run)),
+    difference_chart=_difference_chart(differences, colours),
+    curves=_curves(run, colours),
+    faults=_faults(run),
+    config_changes=_config_changes(run),
+    dialogues=_dialogues(run),
+  )
+  path = run.folder / "report.html"
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text(page, encoding="utf-8", errors="replace")
+  temporary.replace(path)
+  return path
+
+
+def _facts(run: run_folder.Run) -> list[tuple[str, str]]:
+  """Returns what the page's head says about the run, in words."""
+  skipped = ("command", "differences", "argv")
+  facts = [
+    (key, value if isinstance(value, str) else json.dumps(value))
+    for key, value in run.environment.items()
+    if key not in skipped
+  ]
+  times = [m["time_s"] for m in run.metrics if "time_s" in m]
+  if times:
+    facts.append(("time of training", f"{max(times) / 60:.1f} minutes"))
+  for key in ("seed", "stages"):
+    if key in run.config:
+      facts.append((key, json.dumps(run.config[key])))
+  return facts
+
+
+def _score_chart(run: run_folder.Run, colours: Mapping[str, int]):
+  rows = [
+    charts.Estimate(
+      stage if len(evaluation.gyms) == 1 else f"{stage} · {gym}",
+      e.score,
+      e.low,
+      e.high,
+      colours[stage],
+    )
+    for stage, evaluation in run.evaluations.items()
+    for gym, e in evaluation.gyms.items()
+    if e.score is not None
+  ]
+  title = "Score by stage with 95% intervals"
+  return charts.intervals(rows, title) if rows else None
+
+
+def _differences(run: run_folder.Run) -> list[dict[str, Any]]:
+  """Compares each stage with the one before, on the tasks both played."""
+  rows = []
+  evaluations = list(run.evaluations.items())
+  pairs = list(itertools.pairwise(evaluations))
+  if len(evaluations) > 2:
+    pairs.append((evaluations[0], evaluations[-1]))
+  for (before, a), (after, b) in pairs:
+    for gym in [gym for gym in b.gyms if gym in a.gyms]:
+      row = {"before": before, "after": after, "gym": gym}
+      try:
+        row["interval"] = statistics.paired_difference(
+          a.gyms[gym].scores_by_task,
+          b.gyms[gym].scores_by_task,
+          seed=int(run.config.get("seed", 0)),
+        )
+      except ValueError as error:
+        row["problem"] = str(error)
+      if (a.split, a.temperature) != (b.split, b.temperature):
+        row["problem"] = "another split or temperature: not comparable"
+      rows.append(row)
+  return rows
+
+
+def _difference_chart(
+  differences: Sequence[Mapping[str, Any]], colours: Mapping[str, int]
+):
+  several = len({row["gym"] for row in differences}) > 1
+  rows = [
+    charts.Estimate(
+      f"{row['before']} → {row['after']}"
+      + (f" · {row['gym']}" if several else ""),
+      row["interval"].mean,
+      row["interval"].low,
+      row["interval"].high,
+      colours[row["after"]],
+    )
+    for row in differences
+    if "problem" not in row
+  ]
+  title = "Paired differences with 95% intervals"
+  return charts.intervals(rows, title, zero=True) if rows else None
+
+
+def _curves(
+  run: run_folder.Run, colours: Mapping[str, int]
+) -> dict[str, list[dict[str, Any]]]:
+  """Draws every number of metrics.jsonl: the important ones, and the rest."""
+  series: dict[str, dict[str, list[charts.Point]]] = {}
+  for line in run.metrics:
+    for name, value in line.items():
+      if name in ("stage", "step") or "stage" not in line:
+        continue
+      if isinstance(value, (int, float)) and "step" in line:
+        points = series.setdefault(name, {}).setdefault(str(line["stage"]), [])
+        points.append((float(line["step"]), float(value)))
+
+  def draw(name: str, title: str) -> dict[str, Any]:
+    by_stage = {s: series[name][s] for s in run.stages if s in series[name]}
+    title = title if title == name else f"{title} ({name})"
+    return {"title": title, "svg": charts.curve(by_stage, colours, title)}
+
+  main, left = [], sorted(series)
+  for title, pattern in CURVES:
+    for name in [n for n in left if re.match(pattern, n)]:
+      main.append(draw(name, title))
+      left.remove(name)
+  return {"main": main, "rest": [draw(name, name) for name in left]}
+
+
+def _faults(run: run_folder.Run) -> dict[str, Any]:
+  """Counts faults by kind (law L2), in training and in evaluation."""
+  columns: dict[str, collections.Counter[str]] = {}
+  for line in run.metrics:
+    for name, value in line.items():
+      parts = name.split("/")
+      if parts[0] == "fault" and len(parts) == 2 and math.isfinite(value):
+        column = f"{line.get('stage')}, training"
+        columns.setdefault(column, collections.Counter())[parts[1]] += int(
+          value
+        )
+  for stage, dialogues in run.played.items():
+    counts = columns[f"{stage}, evaluation"] = collections.Counter()
+    for dialogue in dialogues:
+      faults = [turn.get("fault") for turn in dialogue["turns"]]
+      if dialogue["fault"] not in faults:
+        faults.append(dialogue["fault"])
+      counts.update(str(f) for f in faults if f and f != types.Fault.OK)
+  return {
+    "columns": columns,
+    "rows": [
+      {
+        "kind": str(kind),
+        "valid": kind.is_valid,
+        "counts": [columns[c][str(kind)] for c in columns],
+      }
+      for kind in types.Fault
+      if kind != types.Fault.OK
+    ],
+  }
+
+
+def _config_changes(
+  run: run_folder.Run,
+) -> dict[str, list[tuple[str, str, str]]]:
+  """Lists what differs from the recipe and from the package's defaults."""
+  changes = {}
+  recipe = run.environment.get("differences")
+  if isinstance(recipe, dict):
+    changes["the recipe"] = [
+      (field, json.dumps(pair[0]), json.dumps(pair[1]))
+      for field, pair in recipe.items()
+      if isinstance(pair, list) and len(pair) == 2
+    ]
+  if run.config:
+    # Through JSON, so that tuples compare as the lists that they become.
+    default = json.loads(json.dumps(config_lib.to_dict(config_lib.Config())))
+    before, here = _flatten(default), _flatten(run.config)
+    changes["the defaults"] = [
+      (
+        field,
+        json.dumps(before[field]) if field in before else "not there",
+        json.dumps(here[field]) if field in here else "not there",
+      )
+      for field in dict.fromkeys([*before, *here])
+      if before.get(field) != here.get(field)
+    ]
+  return changes
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat: dict[str, Any] = {}
+  for key, value in values.items():
+    if isinstance(value, Mapping):
+      flat |= _flatten(value, f"{prefix}{key}.")
+    else:
+      flat[f"{prefix}{key}"] = value
+  return flat
+
+
+def _dialogues(run: run_folder.Run) -> dict[str, Any]:
+  """Puts the stages' first attempts at each task side by side."""
+  tasks: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+  for stage, dialogues in run.played.items():
+    for dialogue in sorted(dialogues, key=lambda d: d.get("member", 0)):
+      key = (str(dialogue["gym"]), str(dialogue["task"]))
+      tasks.setdefault(key, {}).setdefault(stage, dialogue)
+  shown = sorted(tasks.items(), key=lambda item: _natural(item[0]))[:MAX_TASKS]
+  return {
+    "num_tasks": len(tasks),
+    "gyms": sorted({gym for gym, _ in tasks}),
+    "tasks": [
+      {
+        "gym": gym,
+        "id": task,
+        "stages": stages,
+        "scores": {
+          stage: d["reward"] if _is_valid(d) else None
+          for stage, d in stages.items()
+        },
+      }
+      for (gym, task), stages in shown
+    ],
+  }
+
+
+def _is_valid(dialogue: Mapping[str, Any]) -> bool:
+  return bool(dialogue.get("valid", dialogue["fault"] == types.Fault.OK))
+
+
+def _natural(key: Iterable[str]) -> list[list[tuple[int, Any]]]:
+  """Orders t2 before t10."""
+  return [
+    [
+      (0, int(part)) if part.isdecimal() else (1, part)
+      for part in re.split(r"(\d+)", text)
+    ]
+    for text in key
+  ]
+
+
+def _shorten(value: Any) -> str:
+  text = value if isinstance(value, str) else json.dumps(value)
+  if len(text) <= MAX_CHARS:
+    return text
+  return f"{text[:MAX_CHARS]} … {len(text) - MAX_CHARS} more characters"
+
+
+def _csp_hash(script: str) -> str:
+  """Returns the only script that the page may run, as its policy says it."""
+  digest = hashlib.sha256(str(script).encode()).digest()
+  return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,95 @@
+"""Collects groups: opens G episodes a task and plays them all at once."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+import hashlib
+
+from userrl_jax import types
+from userrl_jax.agents import base as agents
+from userrl_jax.gyms import base as gyms
+from userrl_jax.rollout import episode
+
+# (task, member, seed of the episode) -> a new agent
+MakeAgent = Callable[[types.Task, int, int], agents.Agent]
+MakeGym = Callable[[str], gyms.Gym]  # name of the gym -> a new gym
+
+
+def episode_seed(seed: int, iteration: int, task: types.Task, member: int) -> int:
+  """Returns the 63-bit seed of an episode (law L5).
+
+  A function of the run's seed, the iteration at which the group was opened,
+  the task and the member; so a result never depends on scheduling, members
+  differ, and a task met again draws anew.
+  """
+  name = f"{seed}|{iteration}|{task.gym}|{task.id}|{member}"
+  digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+  return int.from_bytes(digest) >> 1
+
+
+async def collect(
+  tasks: Sequence[types.Task],
+  group_size: int,
+  make_gym: MakeGym,
+  make_agent: MakeAgent,
+  settings: episode.Settings,
+  *,
+  seed: int,
+  iteration: int,
+) -> list[types.Group]:
+  """Plays every task `group_size` times.
+
+  Args:
+    tasks: P tasks.
+    group_size: G, members of a group.
+    make_gym: makes a gym by name.
+    make_agent: makes an agent for a member of a task's group.
+    settings: of all episodes.
+    seed: the run's.
+    iteration: at which these groups are opened.
+
+  Returns:
+    P groups of G trajectories, in the order of the tasks.
+
+  Raises:
+    RuntimeError: when the share of invalid episodes passes
+      `rollout.max_invalid_share`; names the most frequent fault.
+  """
+  # Every member of a group meets the same gym: the gym's seed has no member.
+  episodes = []
+  for task in tasks:
+    gym_seed = episode_seed(seed, iteration, task, -1)
+    for member in range(group_size):
+      agent_seed = episode_seed(seed, iteration, task, member)
+      episodes.append(
+        episode.play(
+          task,
+          make_gym(task.gym),
+          make_agent(task, member, agent_seed),
+          settings,
+          seed=gym_seed,
+          member=member,
+          iteration=iteration,
+        )
+      )
+  trajectories = await asyncio.gather(*episodes)
+  _check_valid(trajectories, settings.limits.max_invalid_share)
+  return [
+    types.Group(task, trajectories[i * group_size : (i + 1) * group_size])
+    for i, task in enumerate(tasks)
+  ]
+
+
+def _check_valid(
+  trajectories: Sequence[types.Trajectory], max_share: float
+) -> None:
+  invalid = [t for t in trajectories if not t.is_valid]
+  if len(invalid) <= max_share * len(trajectories):
+    return
+  faults = [t.fault for t in invalid]
+  fault = max(set(faults), key=faults.count)
+  example = next(t for t in invalid if t.fault == fault)
+  raise RuntimeError(
+    f"at most {max_share:.0%} of episodes may be invalid "
+    f"(rollout.max_invalid_share), got {len(invalid)} of {len(trajectories)}; "
+    f"the most frequent fault is {fault}: {example.detail}"
+  )

@@ -1,0 +1,159 @@
+"""One episode: an agent and a gym, awaited in turns until one of them ends it.
+
+The same lines serve the policy on the device, an oracle that demonstrates, and
+whoever else takes the agent's chair. Everything that goes wrong ends up in the
+trajectory as a fault (law L2); nothing that failed becomes a reward.
+"""
+
+import asyncio
+import dataclasses
+
+from userrl_jax import config
+from userrl_jax import types
+from userrl_jax.agents import base as agents
+from userrl_jax.gyms import base as gyms
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What all episodes of a collection share."""
+
+  limits: config.Rollout
+  max_turns: int
+  profile: str  # of the prompt: full or brief
+  show_reward: bool  # append the reward to every observation
+
+
+async def play(
+  task: types.Task,
+  gym: gyms.Gym,
+  agent: agents.Agent,
+  settings: Settings,
+  *,
+  seed: int,
+  member: int,
+  iteration: int,
+) -> types.Trajectory:
+  """Plays an episode to its end and freezes it into a trajectory.
+
+  Args:
+    task: of the gym.
+    gym: new, without a task.
+    agent: new; closed here.
+    settings: limits and prompt profile.
+    seed: of the gym's randomness.
+    member: place in the group.
+    iteration: at which the group was opened.
+
+  Returns:
+    The trajectory; invalid, with the fault on it, when something other than
+    the agent failed.
+  """
+  turns: list[types.Turn] = []
+  prompt = ""
+  fault, detail = types.Fault.OK, ""
+  try:
+    first = await gym.reset(task, seed)
+    system = gym.system_prompt(settings.profile)
+    prompt = f"{system}\n\n{first.text}"
+    await agent.begin(system, first.text, gym.choices)
+    stop = await _converse(gym, agent, settings, turns)
+  except types.FaultError as error:
+    stop, fault, detail = types.StopReason.FAULT, error.fault, error.detail
+  finally:
+    agent.close()
+  return types.Trajectory(
+    task=task,
+    member=member,
+    iteration=iteration,
+    token_ids_T=agent.ledger.token_ids_T(),
+    logprobs_T=agent.ledger.logprobs_T(),
+    turn_ids_T=agent.ledger.turn_ids_T(),
+    turns=tuple(turns),
+    stop_reason=stop,
+    fault=fault,
+    detail=detail,
+    prompt=prompt,
+  )
+
+
+async def _converse(
+  gym: gyms.Gym,
+  agent: agents.Agent,
+  settings: Settings,
+  turns: list[types.Turn],
+) -> types.StopReason:
+  """Takes turns until the end; appends each to `turns`."""
+  num_malformed = 0
+  while True:
+    reply = await agent.act()
+    if reply.action is None:
+      num_malformed += 1
+      turns.append(
+        types.Turn(
+          reply.text, None, reply.detail, 0.0, reply.fault, reply.detail
+        )
+      )
+      if reply.stop:
+        return reply.stop
+      if num_malformed > settings.limits.max_malformed:
+        return types.StopReason.MALFORMED_LIMIT
+      observation = reply.detail
+    else:
+      try:
+        step = await _step(gym, reply.action, settings.limits)
+      except types.FaultError as error:
+        turns.append(
+          types.Turn(
+            reply.text, reply.action, "", 0.0, error.fault, error.detail
+          )
+        )
+        raise
+      observation = step.observation.text
+      if settings.show_reward:
+        observation += f"\nReward: {step.reward:g}"
+      turns.append(
+        types.Turn(
+          reply.text, reply.action, observation, step.reward, info=step.info
+        )
+      )
+      if step.terminated:
+        return types.StopReason.TERMINATED
+      if step.truncated:
+        return types.StopReason.TURN_LIMIT
+    if len(turns) >= settings.max_turns:
+      return types.StopReason.TURN_LIMIT
+    agent.observe(observation)
+    if not agent.has_room():
+      return types.StopReason.EPISODE_BUDGET
+
+
+async def _step(
+  gym: gyms.Gym, action: types.Action, limits: config.Rollout
+) -> types.Step:
+  """Steps the gym, again when something other than the agent failed.
+
+  A failed step has changed nothing (the gyms' contract), so it may be taken
+  again; a step that ran out of time is cancelled first, never run twice.
+
+  Raises:
+    types.FaultError: that of the last try.
+  """
+  for tries_left in reversed(range(limits.num_retries + 1)):
+    try:
+      async with asyncio.timeout(limits.step_timeout_s):
+        return await gym.step(action)
+    except types.FaultError:
+      if not tries_left:
+        raise
+    except TimeoutError:
+      if not tries_left:
+        raise types.FaultError(
+          types.Fault.USER_TIMEOUT,
+          f"no answer within {limits.step_timeout_s:g} s",
+        ) from None
+    except Exception as error:  # noqa: BLE001 - a gym's bug is data, not a crash
+      raise types.FaultError(
+        types.Fault.GYM_ERROR, f"{type(error).__name__}: {error}"
+      ) from error
+  raise AssertionError("unreachable")

@@ -1,0 +1,136 @@
+"""Reads back what a run wrote, whichever of it is there.
+
+In: a run's folder. Out: a `Run`. A file that is missing or broken is a note,
+never a crash: a report is most wanted of a run that went wrong.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from userrl_jax import statistics
+
+
+@dataclasses.dataclass
+class Run:
+  """What a run's folder holds; a missing part is empty, and told in notes."""
+
+  folder: pathlib.Path
+  config: dict[str, Any]
+  environment: dict[str, Any]
+  metrics: list[dict[str, Any]]
+  evaluations: dict[str, statistics.Evaluation]  # by stage, in order
+  played: dict[str, list[dict[str, Any]]]  # evaluation transcripts by stage
+  trained: dict[str, list[dict[str, Any]]]  # the last training transcripts
+  stages: list[str]
+  notes: list[str]  # what is not there or cannot be read
+
+
+def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
+  """Reads what is there of a run's folder.
+
+  Args:
+    run_dir: the `out_dir` of a run, finished or not.
+    max_training: how many training transcripts of each stage, the last ones.
+
+  Raises:
+    ValueError: when there is no such folder.
+  """
+  folder = pathlib.Path(run_dir)
+  if not folder.is_dir():
+    raise ValueError(
+      f"RUN_DIR must be the folder of a run, got {folder}, which is not there; "
+      "give the out_dir of a run"
+    )
+  notes: list[str] = []
+  run_config = _read_json(folder / "config.json", notes)
+  metrics = _read_lines(folder / "metrics.jsonl", notes)
+  evaluations = _read_evaluations(folder, notes)
+  stages = [str(stage) for stage in run_config.get("stages", ())]
+  found = [line["stage"] for line in metrics if "stage" in line]
+  stages = list(dict.fromkeys([*stages, *map(str, found), *evaluations]))
+  played, trained = {}, {}
+  for stage in stages:
+    path = folder / "transcripts" / f"evaluation_{stage}.jsonl"
+    if stage in evaluations or path.exists():
+      played[stage] = _read_dialogues(path, notes)
+    path = folder / "transcripts" / f"{stage}.jsonl"
+    if path.exists():
+      trained[stage] = _read_dialogues(path, notes)[-max_training:]
+  for stage in stages:
+    if stage not in evaluations:
+      notes.append(f"evaluations/{stage}.json is not there")
+  return Run(
+    folder=folder,
+    config=run_config,
+    environment=_read_json(folder / "environment.json", notes),
+    metrics=metrics,
+    evaluations={s: evaluations[s] for s in stages if s in evaluations},
+    played={s: p for s, p in played.items() if p},
+    trained={s: t for s, t in trained.items() if t},
+    stages=stages,
+    notes=notes,
+  )
+
+
+def _read_json(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
+  name = path.relative_to(path.parents[0]).as_posix()
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+      raise ValueError("it is no JSON object")
+    return value
+  except FileNotFoundError:
+    notes.append(f"{name} is not there")
+  except (ValueError, OSError) as error:
+    notes.append(f"{name} cannot be read: {error}")
+  return {}
+
+
+def _read_lines(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:
+  try:
+    text = path.read_text(encoding="utf-8", errors="replace")
+  except OSError:
+    notes.append(f"{path.name} is not there")
+    return []
+  records, broken = [], []
+  for number, line in enumerate(text.split("\n"), 1):
+    try:
+      if line.strip():
+        value = json.loads(line)
+        (records if isinstance(value, dict) else broken).append(
+          value if isinstance(value, dict) else number
+        )
+    except ValueError:
+      broken.append(number)
+  if broken:
+    notes.append(f"{path.name}: lines {broken[:5]} are no JSON records")
+  return records
+
+
+def _read_evaluations(
+  folder: pathlib.Path, notes: list[str]
+) -> dict[str, statistics.Evaluation]:
+  evaluations = {}
+  for path in sorted((folder / "evaluations").glob("*.json")):
+    try:
+      values = json.loads(path.read_text(encoding="utf-8"))
+      evaluations[path.stem] = statistics.Evaluation.from_dict(values)
+    except (ValueError, OSError) as error:
+      notes.append(f"evaluations/{path.name} cannot be read: {error}")
+  return evaluations
+
+
+def _read_dialogues(
+  path: pathlib.Path, notes: list[str]
+) -> list[dict[str, Any]]:
+  """Returns transcripts that have what the page shows of them."""
+  needed = ("gym", "task", "turns", "reward", "fault", "stop_reason")
+  records = _read_lines(path, notes)
+  whole = [r for r in records if all(name in r for name in needed)]
+  if len(whole) < len(records):
+    notes.append(
+      f"{path.name}: {len(records) - len(whole)} records are no transcripts"
+    )
+  return whole

@@ -1,0 +1,140 @@
+"""Where arrays live: one mesh, one table of logical axes.
+
+Comes in: the mesh settings and a tree of arrays or shapes. Goes out: a
+`NamedSharding` for every leaf. Params and optimizer state are split by the
+table; rows of a batch are split over `data` and `fsdp`; the rest is replicated.
+"""
+
+from collections.abc import Sequence
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from userrl_jax import config
+
+AXES = ("data", "fsdp", "tensor")
+
+# The one table: logical axis -> mesh axes that split it.
+MESH_AXES: dict[str, tuple[str, ...]] = {
+  "row": ("data", "fsdp"),
+  "layer": (),
+  "vocab": ("tensor",),
+  "width": ("fsdp",),
+  "heads": ("tensor",),
+  "hidden": ("tensor",),
+}
+
+# Logical axes of a weight, by its last two names; others are replicated.
+PARAM_AXES: dict[tuple[str, str], tuple[str, ...]] = {
+  ("embed", "embedding"): ("vocab", "width"),
+  ("head", "kernel"): ("width", "vocab"),
+  ("q", "kernel"): ("layer", "width", "heads"),
+  ("k", "kernel"): ("layer", "width", "heads"),
+  ("v", "kernel"): ("layer", "width", "heads"),
+  ("o", "kernel"): ("layer", "heads", "width"),
+  ("gate", "kernel"): ("layer", "width", "hidden"),
+  ("up", "kernel"): ("layer", "width", "hidden"),
+  ("down", "kernel"): ("layer", "hidden", "width"),
+}
+
+
+def make_mesh(
+  settings: config.Mesh, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """Arranges devices as [data, fsdp, tensor].
+
+  Args:
+    settings: the size of each axis; at most one is -1 and takes the rest.
+    devices: to use; all by default.
+
+  Returns:
+    The mesh.
+
+  Raises:
+    ValueError: when the sizes do not multiply to the number of devices.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  sizes = [settings.data, settings.fsdp, settings.tensor]
+  known = math.prod(size for size in sizes if size != -1)
+  if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
+    sizes[sizes.index(-1)] = len(devices) // known
+  if min(sizes) < 1 or math.prod(sizes) != len(devices):
+    raise ValueError(
+      "mesh.data x mesh.fsdp x mesh.tensor must be the number of devices, "
+      f"{len(devices)}, with at most one -1 that takes the rest; got "
+      f"{settings.data} x {settings.fsdp} x {settings.tensor}"
+    )
+  return jax.sharding.Mesh(
+    np.array(devices).reshape(sizes),
+    AXES,
+    axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
+  )
+
+
+def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  """Returns the sharding of an array that every device holds whole."""
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
+def param_shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Shards params, and any tree that holds copies of them.
+
+  Leaves are known by their last two names, so optimizer moments and a whole
+  `learner.State` go the way of their params. A dimension that its mesh axes do
+  not divide stays whole.
+
+  Args:
+    tree: arrays or ShapeDtypeStructs.
+    mesh: from `make_mesh`.
+
+  Returns:
+    A tree of NamedShardings.
+  """
+
+  def leaf_sharding(path, leaf):
+    names = [str(getattr(k, "key", getattr(k, "name", ""))) for k in path]
+    logical = PARAM_AXES.get(tuple(names[-2:]), ())
+    if len(logical) != len(leaf.shape):
+      return replicated(mesh)
+    spec = [
+      MESH_AXES[axis] if _divides(axis, size, mesh) else None
+      for axis, size in zip(logical, leaf.shape, strict=True)
+    ]
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+
+  return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
+
+
+def row_sharding(
+  mesh: jax.sharding.Mesh, num_rows: int
+) -> jax.sharding.NamedSharding:
+  """Shards [A, B, ...] packed rows over B.
+
+  Args:
+    mesh: from `make_mesh`.
+    num_rows: B.
+
+  Returns:
+    The sharding.
+
+  Raises:
+    ValueError: when the rows do not divide over the data and fsdp axes.
+  """
+  if not _divides("row", num_rows, mesh):
+    raise ValueError(
+      "packing.rows_per_micro_batch must be a multiple of mesh.data x "
+      f"mesh.fsdp = {_num_parts('row', mesh)}; got {num_rows}"
+    )
+  return jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(None, MESH_AXES["row"])
+  )
+
+
+def _num_parts(axis: str, mesh: jax.sharding.Mesh) -> int:
+  return math.prod(mesh.shape[name] for name in MESH_AXES[axis])
+
+
+def _divides(axis: str, size: int, mesh: jax.sharding.Mesh) -> bool:
+  return size % _num_parts(axis, mesh) == 0

@@ -1,0 +1,204 @@
+"""The nouns of the system, spoken by every stage; knows no JAX.
+
+Shape letters, used as suffixes of array names everywhere:
+  B rows of a packed batch      T tokens of a row        M sampled tokens of a row
+  P tasks of an iteration       G members of a group     K turns of a trajectory
+  S KV rows of the cache        C cache length           L layers
+  D model width                 H query heads            N key/value heads
+  V vocabulary
+
+A task is played in episodes; a finished episode is a trajectory; the G
+trajectories of one task are a group. Logprobs are in nats.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import enum
+from typing import Any
+
+import numpy as np
+
+CHOICES = ("action", "answer", "search")
+
+
+class Fault(enum.StrEnum):
+  """How a turn ended. Only the first three are the agent's own doing."""
+
+  OK = "ok"
+  AGENT_MALFORMED = "agent_malformed"
+  TRUNCATED = "truncated"
+  USER_TIMEOUT = "user_timeout"
+  USER_ERROR = "user_error"
+  USER_UNPARSABLE = "user_unparsable"
+  USER_REFUSAL = "user_refusal"
+  AGENT_ERROR = "agent_error"
+  GYM_ERROR = "gym_error"
+  ENGINE_ERROR = "engine_error"
+  CANCELLED = "cancelled"
+
+  @property
+  def is_valid(self) -> bool:
+    """True when a turn that ended so may reach a reward (law L2)."""
+    return self in (Fault.OK, Fault.AGENT_MALFORMED, Fault.TRUNCATED)
+
+
+class FaultError(Exception):
+  """Raised by a gym, a user or an agent to end an episode as invalid."""
+
+  def __init__(self, fault: Fault, detail: str):
+    super().__init__(f"{fault}: {detail}")
+    self.fault = fault
+    self.detail = detail
+
+
+class StopReason(enum.StrEnum):
+  """Why an episode ended."""
+
+  TERMINATED = "terminated"  # the gym ended it: solved, or out of tries
+  TURN_LIMIT = "turn_limit"  # the gym or the rollout ran out of turns
+  TURN_BUDGET = "turn_budget"  # one turn sampled its whole token budget
+  EPISODE_BUDGET = "episode_budget"  # no room for another turn's tokens
+  MALFORMED_LIMIT = "malformed_limit"  # too many malformed calls
+  FAULT = "fault"  # invalid: something other than the agent failed
+
+
+class Secret:
+  """Wraps privileged values so that no print, log or JSON dump shows them."""
+
+  def __init__(self, values: Mapping[str, Any]):
+    self._values = dict(values)
+
+  def reveal(self) -> Mapping[str, Any]:
+    """Returns the privileged values; for gyms and oracles only."""
+    return self._values
+
+  def __repr__(self) -> str:
+    return "<secret>"
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, Secret) and other._values == self._values
+
+  def __hash__(self) -> int:
+    return hash(repr(sorted(self._values)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One problem of a gym."""
+
+  gym: str
+  id: str  # unique within the gym
+  split: str  # train, dev or test
+  level: int  # 1 (easiest) to 3
+  structure: str  # key of the latent structure that splits are made by
+  public: Mapping[str, Any]  # what the agent may be shown
+  secret: Secret  # what only the gym and an oracle may read
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+  """What the agent does in a turn: the two arguments of its tool call."""
+
+  choice: str  # one of CHOICES
+  content: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+  """What the agent reads, and nothing else."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """What a gym answers to an action."""
+
+  observation: Observation
+  reward: float
+  terminated: bool  # the game is over
+  truncated: bool  # the gym's own limit of turns is reached
+  info: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # privileged
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+  """One turn as people read it; the ids live in the trajectory's arrays."""
+
+  text: str  # the agent's text, decoded for reading
+  action: Action | None  # None when no usable call was found
+  observation: str  # what the agent read in return
+  reward: float
+  fault: Fault = Fault.OK
+  detail: str = ""  # why, when the fault is not OK
+  info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+  """A finished episode: one append-only id stream and its turns (law L1)."""
+
+  task: Task
+  member: int  # place in the group, 0..G-1
+  iteration: int  # at which its group was opened
+  token_ids_T: np.ndarray  # [T] int32, everything the model read or sampled
+  logprobs_T: np.ndarray  # [T] float32, as sampled; 0 on ids that were read
+  turn_ids_T: np.ndarray  # [T] int32, k on ids sampled in turn k; -1 on read
+  turns: tuple[Turn, ...]
+  stop_reason: StopReason
+  fault: Fault = Fault.OK  # the episode's: OK unless it is invalid
+  detail: str = ""
+  prompt: str = ""  # system text and first message, for reading only
+
+  @property
+  def is_valid(self) -> bool:
+    return self.fault.is_valid
+
+  @property
+  def rewards_K(self) -> np.ndarray:
+    """Returns [K] float64, the reward of each turn."""
+    return np.array([t.reward for t in self.turns], np.float64)
+
+  @property
+  def num_sampled_K(self) -> np.ndarray:
+    """Returns [K] int64, the number of sampled tokens of each turn."""
+    sampled = self.turn_ids_T[self.turn_ids_T >= 0]
+    return np.bincount(sampled, minlength=len(self.turns))
+
+  @property
+  def reward(self) -> float:
+    """Returns the sum of the turn rewards."""
+    return float(sum(t.reward for t in self.turns))
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """The trajectories of one task, whose scores are compared."""
+
+  task: Task
+  trajectories: Sequence[Trajectory]
+
+
+def round_up_length(length: int, maximum: int, smallest: int = 64) -> int:
+  """Rounds a length up to the few shapes we compile for (law L4).
+
+  Args:
+    length: at least 0.
+    maximum: the largest allowed shape; always one of the shapes.
+    smallest: the smallest shape; shapes double from here.
+
+  Returns:
+    The smallest of `smallest * 2**i` and `maximum` that holds `length`.
+
+  Raises:
+    ValueError: when `length` is above `maximum`.
+  """
+  if length > maximum:
+    raise ValueError(
+      f"a length must be at most {maximum}, got {length}; raise the limit "
+      "that made it or shorten the input"
+    )
+  shape = smallest
+  while shape < length:
+    shape *= 2
+  return min(shape, maximum)
