@@ -77,7 +77,7 @@ def chosen_logprobs(logprobs_alone):
   def of_trajectory(params, trajectory, temperature=1.0):
     ids = trajectory.token_ids_T
     logprobs = logprobs_alone(params, trajectory, temperature)
-    return logprobs[np.arange(len(ids) - 1), ids[1:]]
+    return jnp.take_along_axis(logprobs, ids[1:, None], axis=1)[:, 0]
 
   return of_trajectory
 

@@ -299,8 +299,14 @@ def test_invariances(seed):
 
 @pytest.mark.parametrize(
   "field,value",
-  [("score", "Sum"), ("credit", "r2"), ("normalize", ""), ("gamma", 1.5), ("em_k", 0)],
-)  # fmt: skip
+  [
+    ("score", "Sum"),
+    ("credit", "r2"),
+    ("normalize", ""),
+    ("gamma", 1.5),
+    ("em_k", 0),
+  ],
+)
 def test_bad_settings_are_refused(field, value):
   with pytest.raises(ValueError, match=f"credit.{field} must"):
     credit.check(config.Credit(**{field: value}))

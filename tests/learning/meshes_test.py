@@ -6,7 +6,6 @@ import sys
 
 import jax
 import numpy as np
-import pytest
 
 from userrl_jax import config
 from userrl_jax import sharding
@@ -41,7 +40,7 @@ def test_one_and_eight_devices_agree(
   request, make_groups, model_config, params
 ):
   if jax.device_count() != 8:
-    # The number of devices is fixed when JAX starts: run this very test anew.
+    # The number of devices is fixed when JAX starts: run this test anew.
     run = subprocess.run(
       [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
       + ["-o", "python_files=*_test.py", "--rootdir", request.config.rootpath]

@@ -46,12 +46,7 @@ class PolicyAgent:
   ) -> None:
     self._choices = choices
     ids = self._chat.prompt_ids(system, first, choices)
-    if len(ids) >= self._limits.max_tokens_per_episode:
-      raise ValueError(
-        "rollout.max_tokens_per_episode must leave room after the prompt, "
-        f"got {self._limits.max_tokens_per_episode} for a prompt of "
-        f"{len(ids)} ids; raise it or choose chat.profile brief"
-      )
+    base.check_prompt(len(ids), self._limits.max_tokens_per_episode)
     self._row = await self._engine.open(self._key)
     self._read(ids)
 

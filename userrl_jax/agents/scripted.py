@@ -32,7 +32,9 @@ class ScriptedAgent:
   async def begin(
     self, system: str, first: str, choices: tuple[str, ...]
   ) -> None:
-    self.ledger.read(self._chat.prompt_ids(system, first, choices))
+    ids = self._chat.prompt_ids(system, first, choices)
+    base.check_prompt(len(ids), self._max_tokens)
+    self.ledger.read(ids)
     self._observations.append(first)
 
   def has_room(self) -> bool:

@@ -244,7 +244,7 @@ def train_sentencepiece(
   counts = collections.Counter({c: 1 for c in _ALPHABET})
   for text in texts:
     counts.update(_CHUNK.findall(text))
-  phrases = list(dict.fromkeys(["\n", *phrases]))
+  phrases = list(dict.fromkeys(["\n", *_SPACED_MARKS, *phrases]))
   smallest = 1 + 256 + len(_ALPHABET) + len(phrases) + len(Special)
   if vocab_size < smallest:
     raise ValueError(
@@ -283,6 +283,8 @@ def train_sentencepiece(
 _SPACE = "\u2581"  # how SentencePiece writes a space
 _ALPHABET = " " + "".join(map(chr, range(33, 127)))
 _CHUNK = re.compile(r" ?[A-Za-z_]+|[0-9]+|[!-~]")
+# SentencePiece learns no piece that ends in a space; these part numbers.
+_SPACED_MARKS = (", ", ": ", "= ")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

@@ -114,7 +114,8 @@ def r2g_credit(
   """Credits a turn with what follows: c_k = r_k + gamma c_(k+1).
 
   The paper's "R2G" of a turn, as one product with the [K, K] triangle of
-  discounts: c_j = sum_(k>=j) gamma^(k-j) r_k. Turns after the last reward get 0.
+  discounts: c_j = sum_(k>=j) gamma^(k-j) r_k. Turns after the last reward get
+  0.
   Example: t1 -> 0.64, 0.8, 1; t4 -> 0.82, 0.4, 0.5.
 
   Returns:
@@ -284,9 +285,9 @@ def spread_scaled(
   """Spreads z over turns: A_k = z c_k N / E, as UserRL's code does.
 
   N is the number of tokens whose turn has a credit other than 0 and
-  E = sum_v c_v n_v, so the mean advantage over those N tokens is z. Where E is 0
-  (but for rounding) the whole trajectory gets 0. Below the group's mean (z < 0)
-  it pushes the turns with the most credit down hardest.
+  E = sum_v c_v n_v, so the mean advantage over those N tokens is z. Where E is
+  0 (but for rounding) the whole trajectory gets 0. Below the group's mean
+  (z < 0) it pushes the turns with the most credit down hardest.
   Example (em credit, r2g score): t2 -> 0.6730 * (0.6906, 0.9615) * 6 / 4.9563 =
   0.5627, 0.7834.
 

@@ -1,9 +1,9 @@
 """Imitation: supervised learning on packed dialogues.
 
-The same batch, the same `forward` and the same optimizer step as `learner`, with
-the mean cross-entropy of the marked tokens as the loss. Serves the cold start
-(the agent's turns of demonstrations) and base pretraining (every id); which, is
-decided by `batching.pack_demonstrations`.
+The same batch, the same `forward` and the same optimizer step as `learner`,
+with the mean cross-entropy of the marked tokens as the loss. Serves the cold
+start (the agent's turns of demonstrations) and base pretraining (every id);
+which, is decided by `batching.pack_demonstrations`.
 """
 
 from collections.abc import Callable

@@ -124,10 +124,9 @@ def init_state(
   optimizer, _ = make_optimizer(settings, num_steps)
 
   def start(params):
-    # jit hands inputs that it returns unchanged through; a copy is not.
-    params = jax.tree.map(lambda x: jnp.copy(x.astype(jnp.float32)), params)
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
     zero = jnp.zeros((), jnp.int32)
-    return State(params, optimizer.init(params), zero, jnp.copy(zero))
+    return State(params, optimizer.init(params), zero, zero)
 
   shardings = sharding.param_shardings(jax.eval_shape(start, params), mesh)
   return jax.jit(start, out_shardings=shardings)(params)

@@ -96,8 +96,6 @@ async def _converse(
       )
       if reply.stop:
         return reply.stop
-      if num_malformed > settings.limits.max_malformed:
-        return types.StopReason.MALFORMED_LIMIT
       observation = reply.detail
     else:
       try:
@@ -112,15 +110,27 @@ async def _converse(
       observation = step.observation.text
       if settings.show_reward:
         observation += f"\nReward: {step.reward:g}"
+      fault = types.Fault.OK
+      if step.info.get("outcome") == gyms.MALFORMED:
+        fault = types.Fault.AGENT_MALFORMED
+        num_malformed += 1
       turns.append(
         types.Turn(
-          reply.text, reply.action, observation, step.reward, info=step.info
+          reply.text,
+          reply.action,
+          observation,
+          step.reward,
+          fault,
+          "" if fault == types.Fault.OK else step.observation.text,
+          step.info,
         )
       )
       if step.terminated:
         return types.StopReason.TERMINATED
       if step.truncated:
         return types.StopReason.TURN_LIMIT
+    if num_malformed > settings.limits.max_malformed:
+      return types.StopReason.MALFORMED_LIMIT
     if len(turns) >= settings.max_turns:
       return types.StopReason.TURN_LIMIT
     agent.observe(observation)

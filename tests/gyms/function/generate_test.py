@@ -144,3 +144,15 @@ def test_pack_has_48_functions_split_by_structure():
     assert splits.setdefault(task.structure, task.split) == task.split
   # All nine structures of level 1, and no structure twice above it.
   assert len(splits) == 9 + 16 + 16
+
+
+def test_many_tasks_of_one_form_are_distinct():
+  tasks = generate.tasks(0, (1,), "dev", 3000)
+  marks = [tuple(t.secret.reveal().values()) for t in tasks]
+  assert len(set(marks)) == 3000
+
+
+def test_more_tasks_than_there_are(monkeypatch):
+  monkeypatch.setattr(generate, "TEST_VALUES", range(1, 5))
+  with pytest.raises(ValueError, match="no more than about .* dev tasks"):
+    generate.tasks(99, (1,), "dev", 5000)

@@ -32,10 +32,8 @@ RELEASED_OPERATORS = {
 
 _BRIEF = """\
 Find the hidden f(a, b, c, d): each letter once, with {operators}. search \
-"test" shows the test case. action "2 0 1 3" shows f there; the test case \
-itself is refused. answer "7" wins if it is f of the test case, a whole \
-number. {limits}
-Example: {{"choice": "action", "content": "2 0 1 3"}}"""
+"test" shows the test case. action "2 0 1 3" shows f there, not at the test \
+case. answer "7" wins if it is f of the test case, a whole number. {limits}"""
 
 _FULL = """\
 You talk to an environment through one tool, `interact_with_env`, and play a \
