@@ -7,7 +7,8 @@ import json
 import pytest
 
 from userrl_jax import config as config_lib
-from userrl_jax import config_rules, flags
+from userrl_jax import config_rules
+from userrl_jax import flags
 
 
 def _set(path, value):

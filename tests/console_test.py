@@ -2,7 +2,8 @@
 
 import io
 
-from userrl_jax import console, statistics
+from userrl_jax import console
+from userrl_jax import statistics
 
 
 class Terminal(io.StringIO):

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from userrl_jax import data, types
+from userrl_jax import data
+from userrl_jax import types
 
 
 def make_tasks(num: int, gym: str = "function") -> list[types.Task]:

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from userrl_jax import metrics, types
+from userrl_jax import metrics
+from userrl_jax import types
 
 PASSWORD = "the function is a+b*c"
 

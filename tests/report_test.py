@@ -11,7 +11,11 @@ import sys
 import numpy as np
 import pytest
 
-from userrl_jax import config, metrics, report, statistics, types
+from userrl_jax import config
+from userrl_jax import metrics
+from userrl_jax import report
+from userrl_jax import statistics
+from userrl_jax import types
 
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror='alert(2)'>\"'"
 SCORES = {"base": 0.1, "cold_start": 0.4, "grpo": 0.75}

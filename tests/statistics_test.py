@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from userrl_jax import statistics, types
+from userrl_jax import statistics
+from userrl_jax import types
 
 
 def make_trajectory(

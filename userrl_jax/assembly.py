@@ -51,7 +51,7 @@ def build(config: config_lib.Config) -> Parts:
   """Loads and checks everything that can be wrong before compiling.
 
   Args:
-    config: validated by `config.validate`.
+    config: validated by `config_rules.validate`.
 
   Returns:
     The parts.

@@ -19,7 +19,7 @@ class Model:
   preset: str = "qwen3_tiny"  # a name in models.qwen3.PRESETS
   num_layers: int = 0  # 0 keeps the preset's; else cuts or grows its depth
   dtype: str = "float32"  # compute dtype: float32 or bfloat16
-  remat: str = "none"  # none, or full: recompute each layer when backpropagating
+  remat: str = "none"  # none, or full: recompute each layer going backward
 
 
 @dataclasses.dataclass

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from userrl_jax import statistics, types
+from userrl_jax import statistics
+from userrl_jax import types
 
 
 def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:

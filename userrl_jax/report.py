@@ -22,8 +22,11 @@ from typing import Any
 
 import jinja2
 
-from userrl_jax import charts, run_folder, statistics, types
+from userrl_jax import charts
 from userrl_jax import config as config_lib
+from userrl_jax import run_folder
+from userrl_jax import statistics
+from userrl_jax import types
 
 # What is drawn first, in order; every other number follows, folded away.
 CURVES = (

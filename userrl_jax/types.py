@@ -1,7 +1,7 @@
 """The nouns of the system, spoken by every stage; knows no JAX.
 
 Shape letters, used as suffixes of array names everywhere:
-  B rows of a packed batch      T tokens of a row        M sampled tokens of a row
+  B rows of a packed batch      T tokens of a row        M sampled tokens of one
   P tasks of an iteration       G members of a group     K turns of a trajectory
   S KV rows of the cache        C cache length           L layers
   D model width                 H query heads            N key/value heads
@@ -118,7 +118,8 @@ class Step:
   reward: float
   terminated: bool  # the game is over
   truncated: bool  # the gym's own limit of turns is reached
-  info: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # privileged
+  # Privileged: for records, never for the agent.
+  info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

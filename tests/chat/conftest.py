@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from userrl_jax.chat import qwen3, tokenizers
+from userrl_jax.chat import qwen3
+from userrl_jax.chat import tokenizers
 
 
 def pytest_generate_tests(metafunc):

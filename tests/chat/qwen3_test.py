@@ -5,7 +5,9 @@ import random
 import pytest
 
 from userrl_jax import types
-from userrl_jax.chat import qwen3, tokenizers, tool_calls
+from userrl_jax.chat import qwen3
+from userrl_jax.chat import tokenizers
+from userrl_jax.chat import tool_calls
 
 CHOICES = (("action",), ("action", "answer"), types.CHOICES, ())
 

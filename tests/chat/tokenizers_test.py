@@ -9,7 +9,8 @@ from hypothesis import strategies
 import pytest
 import tokenizers as hf_tokenizers
 
-from userrl_jax.chat import qwen3, tokenizers
+from userrl_jax.chat import qwen3
+from userrl_jax.chat import tokenizers
 
 SPECIAL_TEXT = strategies.lists(
   strategies.one_of(

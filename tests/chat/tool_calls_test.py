@@ -5,7 +5,8 @@ import json
 import pytest
 
 from userrl_jax import types
-from userrl_jax.chat import tokenizers, tool_calls
+from userrl_jax.chat import tokenizers
+from userrl_jax.chat import tool_calls
 
 FORM = '{"name": "interact_with_env", "arguments": %s}'
 

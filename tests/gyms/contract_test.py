@@ -9,8 +9,11 @@ import sys
 
 import pytest
 
-from userrl_jax import config, gyms, types
-from userrl_jax.gyms import base, contract
+from userrl_jax import config
+from userrl_jax import gyms
+from userrl_jax import types
+from userrl_jax.gyms import base
+from userrl_jax.gyms import contract
 
 CASES = {
   "generated": config.Gyms(num_test_tasks=300),

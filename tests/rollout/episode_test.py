@@ -103,7 +103,7 @@ def test_the_turn_limit_ends_the_episode(chat, tasks):
 
 def test_the_episode_budget_bounds_the_ledger(chat, tasks):
   system = gyms.make("function", GYMS).system_prompt("brief")
-  first = "f(a, b, c, d) is ready."
+  first = "f is ready."
   num_prompt = len(chat.prompt_ids(system, first, types.CHOICES))
   with pytest.raises(ValueError, match="leave room after the prompt"):
     limits = dataclasses.replace(LIMITS, max_tokens_per_episode=num_prompt)

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import json
 
 from userrl_jax import types
-from userrl_jax.chat import tokenizers, tool_calls
+from userrl_jax.chat import tokenizers
+from userrl_jax.chat import tool_calls
 
 PROFILES = ("full", "brief")
 

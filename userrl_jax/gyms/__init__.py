@@ -10,8 +10,10 @@ from collections.abc import Callable
 import random
 from types import ModuleType
 
-from userrl_jax import config, types
-from userrl_jax.gyms import base, function
+from userrl_jax import config
+from userrl_jax import types
+from userrl_jax.gyms import base
+from userrl_jax.gyms import function
 
 SPLITS = ("train", "dev", "test")
 

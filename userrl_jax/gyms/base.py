@@ -17,7 +17,8 @@ import hashlib
 import random
 from typing import Any, ClassVar
 
-from userrl_jax import config, types
+from userrl_jax import config
+from userrl_jax import types
 
 PROFILES = ("full", "brief")
 LEVELS = (1, 2, 3)

@@ -14,7 +14,9 @@ import math
 import random
 from typing import Any
 
-from userrl_jax import config, gyms, types
+from userrl_jax import config
+from userrl_jax import gyms
+from userrl_jax import types
 from userrl_jax.gyms import base
 
 MAX_SCORE = 1.0  # of an episode, in every gym under its default profile

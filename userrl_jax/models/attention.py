@@ -11,6 +11,10 @@ import jax.numpy as jnp
 # keys are all hidden gives numbers instead of NaN.
 _HIDDEN = -1e30
 
+# Queries computed together in a packed row: keys that come later than all of
+# them are not even looked at, which saves almost half of a causal product.
+_QUERY_BLOCK = 64
+
 
 def packed(
   q_BTHd: jax.Array,
@@ -30,18 +34,36 @@ def packed(
   Returns:
     [B, T, H, d] in the dtype of `v_BTNd`.
   """
-  B, T, H, d = q_BTHd.shape
-  N = k_BTNd.shape[2]
-  q_BTNGd = q_BTHd.reshape(B, T, N, H // N, d) * d**-0.5
-  scores_BNGTS = jnp.einsum(
-    "btngd,bsnd->bngts", q_BTNGd, k_BTNd, preferred_element_type=jnp.float32
+  T = q_BTHd.shape[1]
+  blocks = []
+  for start in range(0, T, _QUERY_BLOCK):
+    stop = min(start + _QUERY_BLOCK, T)
+    blocks.append(
+      _packed_block(
+        q_BTHd[:, start:stop],
+        k_BTNd[:, :stop],
+        v_BTNd[:, :stop],
+        segment_ids_BT[:, start:stop],
+        segment_ids_BT[:, :stop],
+      )
+    )
+  return jnp.concatenate(blocks, axis=1)
+
+
+def _packed_block(q_BtHd, k_BSNd, v_BSNd, q_segments_Bt, k_segments_BS):
+  """Attends from the last t of S places to all S; for `packed`."""
+  B, t, H, d = q_BtHd.shape
+  S, N = k_BSNd.shape[1:3]
+  q_BtNGd = q_BtHd.reshape(B, t, N, H // N, d) * d**-0.5
+  scores_BNGtS = jnp.einsum(
+    "btngd,bsnd->bngts", q_BtNGd, k_BSNd, preferred_element_type=jnp.float32
   )
-  same_BTS = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
-  seen_BTS = same_BTS & jnp.tril(jnp.ones((T, T), bool))[None]
-  scores_BNGTS = jnp.where(seen_BTS[:, None, None], scores_BNGTS, _HIDDEN)
-  weights_BNGTS = jax.nn.softmax(scores_BNGTS).astype(v_BTNd.dtype)
-  out_BTNGd = jnp.einsum("bngts,bsnd->btngd", weights_BNGTS, v_BTNd)
-  return out_BTNGd.reshape(B, T, H, d)
+  same_BtS = q_segments_Bt[:, :, None] == k_segments_BS[:, None, :]
+  seen_BtS = same_BtS & jnp.tril(jnp.ones((t, S), bool), S - t)
+  scores_BNGtS = jnp.where(seen_BtS[:, None, None], scores_BNGtS, _HIDDEN)
+  weights_BNGtS = jax.nn.softmax(scores_BNGtS).astype(v_BSNd.dtype)
+  out_BtNGd = jnp.einsum("bngts,bsnd->btngd", weights_BNGtS, v_BSNd)
+  return out_BtNGd.reshape(B, t, H, d)
 
 
 def cached(

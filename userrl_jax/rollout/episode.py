@@ -162,7 +162,7 @@ async def _step(
           types.Fault.USER_TIMEOUT,
           f"no answer within {limits.step_timeout_s:g} s",
         ) from None
-    except Exception as error:  # noqa: BLE001 - a gym's bug is data, not a crash
+    except Exception as error:  # a gym's bug is data, not a crash
       raise types.FaultError(
         types.Fault.GYM_ERROR, f"{type(error).__name__}: {error}"
       ) from error

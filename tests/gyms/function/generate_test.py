@@ -5,8 +5,11 @@ import json
 
 import pytest
 
-from userrl_jax import config, gyms
-from userrl_jax.gyms.function import expression, generate, released
+from userrl_jax import config
+from userrl_jax import gyms
+from userrl_jax.gyms.function import expression
+from userrl_jax.gyms.function import generate
+from userrl_jax.gyms.function import released
 
 
 def rule_of(task):

@@ -6,9 +6,13 @@ import time
 
 import pytest
 
-from userrl_jax import config, gyms, types
+from userrl_jax import config
+from userrl_jax import gyms
+from userrl_jax import types
 from userrl_jax.gyms import base
-from userrl_jax.gyms.function import canned, expression, generate
+from userrl_jax.gyms.function import canned
+from userrl_jax.gyms.function import expression
+from userrl_jax.gyms.function import generate
 from userrl_jax.gyms.function import gym as function_gym
 
 

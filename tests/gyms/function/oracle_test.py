@@ -6,9 +6,12 @@ import re
 
 import pytest
 
-from userrl_jax import config, gyms
-from userrl_jax.gyms import base, contract
-from userrl_jax.gyms.function import generate, oracle
+from userrl_jax import config
+from userrl_jax import gyms
+from userrl_jax.gyms import base
+from userrl_jax.gyms import contract
+from userrl_jax.gyms.function import generate
+from userrl_jax.gyms.function import oracle
 
 
 def play(task, seed=0, noise=0.0, **settings):

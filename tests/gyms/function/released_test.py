@@ -6,9 +6,11 @@ import pathlib
 
 import pytest
 
-from userrl_jax import config, gyms
+from userrl_jax import config
+from userrl_jax import gyms
 from userrl_jax.gyms import contract
-from userrl_jax.gyms.function import expression, released
+from userrl_jax.gyms.function import expression
+from userrl_jax.gyms.function import released
 
 RECORD = {
   "id": "func-1",

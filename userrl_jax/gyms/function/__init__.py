@@ -3,8 +3,13 @@
 The names below are what `gyms.GYMS` expects of every gym's package.
 """
 
-from userrl_jax import config, types
-from userrl_jax.gyms.function import canned, generate, gym, oracle, released
+from userrl_jax import config
+from userrl_jax import types
+from userrl_jax.gyms.function import canned
+from userrl_jax.gyms.function import generate
+from userrl_jax.gyms.function import gym
+from userrl_jax.gyms.function import oracle
+from userrl_jax.gyms.function import released
 
 Gym = gym.FunctionGym
 Oracle = oracle.Oracle

@@ -11,7 +11,8 @@ import dataclasses
 import fractions
 import re
 
-from userrl_jax import config, types
+from userrl_jax import config
+from userrl_jax import types
 from userrl_jax.gyms import base
 from userrl_jax.gyms.function import expression
 
@@ -20,7 +21,7 @@ MAX_SHOWN = 10**12  # larger values are not written out
 TOLERANCE = fractions.Fraction(1, 10**6)  # of max(1, |value|), for answers
 REWARD_CORRECT = 1.0  # in every reward profile; all else is worth 0
 
-FIRST_MESSAGE = "f(a, b, c, d) is ready."
+FIRST_MESSAGE = "f is ready."
 
 # What the rules up to a level can hold, as the prompts say it.
 OPERATORS = {1: "+ - *", 2: "+ - * ( )", 3: "+ - * / ( ) and squares"}
@@ -31,9 +32,9 @@ RELEASED_OPERATORS = {
 }
 
 _BRIEF = """\
-Find the hidden f(a, b, c, d): each letter once, with {operators}. search \
-"test" shows the test case. action "2 0 1 3" shows f there, not at the test \
-case. answer "7" wins if it is f of the test case, a whole number. {limits}"""
+Find f of the test case. f uses a b c d once each, with {operators}. search \
+"test" shows the test case. action "2 0 1 3" shows f there. answer "7" states \
+f. {limits}"""
 
 _FULL = """\
 You talk to an environment through one tool, `interact_with_env`, and play a \
@@ -220,4 +221,4 @@ def _limits(settings: config.Gyms) -> str:
   turns = f"You have {settings.max_turns} turns."
   if not settings.answer_limit:
     return turns
-  return f"{turns} {settings.answer_limit} wrong answers end the game."
+  return f"{turns} {settings.answer_limit} wrong answers lose."

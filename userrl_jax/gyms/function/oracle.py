@@ -15,7 +15,9 @@ import random
 import re
 
 from userrl_jax import types
-from userrl_jax.gyms.function import canned, expression, gym
+from userrl_jax.gyms.function import canned
+from userrl_jax.gyms.function import expression
+from userrl_jax.gyms.function import gym
 
 # Offsets from the test case's value of a variable, each with its weight in the
 # estimate of f at offset 0: exact for polynomials of degree 1, then 2.

@@ -19,7 +19,8 @@ import pathlib
 from typing import Any
 
 from userrl_jax import types
-from userrl_jax.gyms.function import expression, generate
+from userrl_jax.gyms.function import expression
+from userrl_jax.gyms.function import generate
 
 FILE_NAME = "functions.json"
 TEST_SHARE = 78 / 538
