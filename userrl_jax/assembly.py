@@ -7,9 +7,9 @@ engine, all checked against each other before anything compiles.
 import asyncio
 from collections.abc import Sequence
 import dataclasses
-import functools
 import os
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from userrl_jax import demonstrate
 from userrl_jax import gyms
 from userrl_jax import sharding
 from userrl_jax import types
+from userrl_jax.agents import base as agents
 from userrl_jax.agents import policy
 from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tokenizers
@@ -61,15 +62,23 @@ def build(config: config_lib.Config) -> Parts:
   """
   use_compile_cache()
   folder = pathlib.Path(config.out_dir)
-  tasks = load_tasks(config, "train")
-  tokenizer = _tokenizer(config, folder, tasks)
   model = _model(config)
+  mesh = sharding.make_mesh(config.mesh)
+  sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
+  tasks = load_tasks(config, "train")
+  _check_counts(config, len(tasks))
+  tokenizer, is_new = _tokenizer(config, folder, tasks)
   if tokenizer.vocab_size > model.vocab_size:
     raise ValueError(
-      f"the model's vocabulary must hold the tokenizer's: {config.model.preset} "
-      f"has {model.vocab_size} ids, the tokenizer {tokenizer.vocab_size}; "
+      "the model's vocabulary must hold the tokenizer's: "
+      f"{config.model.preset} has {model.vocab_size} ids, "
+      f"the tokenizer {tokenizer.vocab_size}; "
       "choose another model.preset or tokenizer.vocab_size"
     )
+  chat = chat_lib.Chat(tokenizer, config.chat.profile)
+  asyncio.run(_check_prompts(config, chat, tasks))
+  if is_new:
+    _keep_tokenizer(tokenizer, folder)
   engine = engine_lib.Engine(
     model,
     config.engine,
@@ -81,9 +90,9 @@ def build(config: config_lib.Config) -> Parts:
     folder=folder,
     tasks=tasks,
     tokenizer=tokenizer,
-    chat=chat_lib.Chat(tokenizer, config.chat.profile),
+    chat=chat,
     model=model,
-    mesh=sharding.make_mesh(config.mesh),
+    mesh=mesh,
     engine=engine,
     episodes=episode.Settings(
       limits=config.rollout,
@@ -92,6 +101,11 @@ def build(config: config_lib.Config) -> Parts:
       show_reward=config.chat.show_reward,
     ),
   )
+
+
+def has_begun(folder: pathlib.Path) -> bool:
+  """Returns whether a folder holds work of a run, not only its preparation."""
+  return any((folder / n).exists() for n in ("metrics.jsonl", "evaluations"))
 
 
 def load_tasks(config: config_lib.Config, split: str) -> list[types.Task]:
@@ -109,15 +123,18 @@ def first_params(parts: Parts) -> qwen3.Params:
   Raises:
     ValueError: when `init_from` holds no checkpoint of this model.
   """
-  init = jax.jit(functools.partial(qwen3.init, parts.model))
-  key = jax.random.key(parts.config.seed)
+  seed = parts.config.seed
+  init = lambda: qwen3.init(parts.model, jax.random.key(seed))
+  shapes = jax.eval_shape(init)
+  shardings = sharding.param_shardings(shapes, parts.mesh)
   if not parts.config.init_from:
-    shapes = jax.eval_shape(init, key)
-    shardings = sharding.param_shardings(shapes, parts.mesh)
-    return jax.jit(init, out_shardings=shardings)(key)
-  return checkpoint.load_params(
-    parts.config.init_from, jax.eval_shape(init, key)
+    return jax.jit(init, out_shardings=shardings)()
+  wanted = jax.tree.map(
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    shapes,
+    shardings,
   )
+  return checkpoint.load_params(parts.config.init_from, wanted)
 
 
 def collect_groups(
@@ -164,23 +181,110 @@ def _tokenizer(
   config: config_lib.Config,
   folder: pathlib.Path,
   tasks: Sequence[types.Task],
-) -> tokenizers.Tokenizer:
-  """Loads the tokenizer, or trains the built-in one on first use."""
+) -> tuple[tokenizers.Tokenizer, bool]:
+  """Loads the tokenizer, or trains the built-in one on first use.
+
+  Returns:
+    The tokenizer, and whether it was trained just now.
+
+  Raises:
+    ValueError: when there is no such tokenizer, or `init_from` was trained
+      with another one: its params would take every id for another text.
+  """
   settings = config.tokenizer
+  of_start = pathlib.Path(config.init_from) / "tokenizer"
+  has_start = bool(config.init_from) and of_start.is_dir()
   if settings.kind == "huggingface" or settings.folder:
-    return tokenizers.load(settings.folder, settings.kind)
-  saved = folder / "tokenizer"
-  if saved.is_dir():
-    return tokenizers.load(saved, settings.kind)
+    tokenizer = tokenizers.load(settings.folder, settings.kind)
+    if has_start:
+      known = tokenizers.load(of_start, settings.kind)
+      if known.fingerprint != tokenizer.fingerprint:
+        raise ValueError(
+          f"tokenizer.folder must hold the tokenizer of init_from, {of_start}, "
+          f"got another one in {settings.folder}; name that folder instead"
+        )
+    return tokenizer, False
+  if has_start:
+    return tokenizers.load(of_start, settings.kind), False
+  if (folder / "tokenizer").is_dir() and has_begun(folder):
+    return tokenizers.load(folder / "tokenizer", settings.kind), False
   texts = demonstrate.corpus(config, tasks[:_NUM_CORPUS_TASKS])
   tokenizer = tokenizers.train_sentencepiece(
     texts, settings.vocab_size, chat_lib.PHRASES
   )
+  return tokenizer, True
+
+
+def _keep_tokenizer(
+  tokenizer: tokenizers.Tokenizer, folder: pathlib.Path
+) -> None:
+  """Writes a new tokenizer into the run's folder, all or nothing."""
   temporary = folder / "tokenizer.partial"
   temporary.mkdir(parents=True, exist_ok=True)
   tokenizer.save(temporary)
-  temporary.rename(saved)
-  return tokenizer
+  shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+  temporary.rename(folder / "tokenizer")
+
+
+def _check_counts(config: config_lib.Config, num_tasks: int) -> None:
+  """Refuses steps that ask for more than a stage can have.
+
+  Raises:
+    ValueError: names the field.
+  """
+  base, cold_start = config.base, config.cold_start
+  per_iteration = config.grpo.tasks_per_iteration
+  rules = [  # stage, field, what it asks for, how many there can be, of what
+    (
+      "base",
+      "base.episodes_per_step",
+      base.episodes_per_step,
+      base.num_episodes,
+      "base.num_episodes",
+    ),
+    (
+      "cold_start",
+      "cold_start.episodes_per_step",
+      cold_start.episodes_per_step,
+      num_tasks * cold_start.top_k,
+      f"cold_start.top_k demonstrations of each of {num_tasks} training tasks",
+    ),
+    (
+      "grpo",
+      "grpo.tasks_per_iteration",
+      per_iteration,
+      num_tasks,
+      "all training tasks of gyms.tasks",
+    ),
+  ]
+  for stage, field, count, limit, what in rules:
+    if stage in config.stages and count > limit:
+      raise ValueError(
+        f"{field} must be at most {limit} ({what}), got {count}; lower it, or "
+        "provide more"
+      )
+
+
+async def _check_prompts(
+  config: config_lib.Config,
+  chat: chat_lib.Chat,
+  tasks: Sequence[types.Task],
+) -> None:
+  """Refuses a budget that the longest prompt of a gym would fill.
+
+  Raises:
+    ValueError: names the budget and the prompt's length.
+  """
+  for name in config.gyms.names:
+    firsts = []
+    for task in tasks:
+      if task.gym == name:
+        gym = gyms.make(name, config.gyms)
+        firsts.append((await gym.reset(task, config.seed)).text)
+    ids = chat.prompt_ids(
+      gym.system_prompt(config.chat.profile), max(firsts, key=len), gym.choices
+    )
+    agents.check_prompt(len(ids), config.rollout.max_tokens_per_episode)
 
 
 def _model(config: config_lib.Config) -> qwen3.Config:

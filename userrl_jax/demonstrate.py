@@ -86,9 +86,7 @@ def rank(group: types.Group, top_k: int) -> list[types.Trajectory]:
   return sorted(good, key=lambda t: (-t.reward, len(t.turns)))[:top_k]
 
 
-def corpus(
-  config: config_lib.Config, tasks: Sequence[types.Task]
-) -> list[str]:
+def corpus(config: config_lib.Config, tasks: Sequence[types.Task]) -> list[str]:
   """Returns texts of dialogues, to train the built-in tokenizer on.
 
   Prompts, contents of calls and observations, of canned and of oracle play on

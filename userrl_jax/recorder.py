@@ -58,9 +58,7 @@ class Recorder:
     self._writers: metrics.Writers | None = None
     parts.folder.mkdir(parents=True, exist_ok=True)
     self._keep_config()
-    write_json(
-      parts.folder / "environment.json", _environment(parts, command)
-    )
+    write_json(parts.folder / "environment.json", _environment(parts, command))
     self._console.print(
       f"run {parts.folder}: {parts.config.model.preset} on "
       f"{len(jax.devices())} x {jax.devices()[0].device_kind}, "
@@ -68,6 +66,7 @@ class Recorder:
       f"{parts.tokenizer.vocab_size}"
     )
 
+  @flags.user_errors()
   def begin(
     self,
     stage: str,
@@ -87,6 +86,10 @@ class Recorder:
 
     Returns:
       The state to go on from.
+
+    Raises:
+      SystemExit: with a message and code 2, when the stage cannot go on from
+        what its folder holds.
     """
     self._stage, self._stream, self._num_steps = stage, stream, num_steps
     self._update = update
@@ -180,7 +183,7 @@ class Recorder:
   def _keep_config(self) -> None:
     path = self._parts.folder / "config.json"
     config = self._parts.config
-    if path.exists():
+    if path.exists() and assembly.has_begun(self._parts.folder):
       earlier = config_lib.from_dict(json.loads(path.read_text()))
       changed = {
         field: values
@@ -188,7 +191,9 @@ class Recorder:
         if not field.startswith(_FREE_FIELDS)
       }
       if changed:
-        what = "; ".join(f"{f}: {a!r} -> {b!r}" for f, (a, b) in changed.items())
+        what = "; ".join(
+          f"{f}: {a!r} -> {b!r}" for f, (a, b) in changed.items()
+        )
         raise ValueError(
           f"{self._parts.folder} holds a run of another config ({what}); give "
           "another --config.out_dir, or delete that folder"

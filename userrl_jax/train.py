@@ -94,9 +94,10 @@ def imitate(
   settings = config.base if stage == "base" else config.cold_start
   make = demonstrate.canned if stage == "base" else demonstrate.ranked
   dialogues = make(config, parts.tasks, parts.chat, parts.episodes)
-  stream = data.trajectory_stream(
-    dialogues, settings.episodes_per_step, config.seed
-  )
+  with flags.user_errors():
+    stream = data.trajectory_stream(
+      dialogues, settings.episodes_per_step, config.seed
+    )
   update = imitation.make_update(
     parts.model,
     imitation.Settings(settings.optimizer, config.packing, settings.num_steps),

@@ -42,9 +42,12 @@ def test_one_and_eight_devices_agree(
   if jax.device_count() != 8:
     # The number of devices is fixed when JAX starts: run this test anew.
     run = subprocess.run(
-      [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-      + ["-o", "python_files=*_test.py", "--rootdir", request.config.rootpath]
-      + [f"{__file__}::{request.node.name}"],
+      [
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        *("-o", "python_files=*_test.py"),
+        *("--rootdir", request.config.rootpath),
+        f"{__file__}::{request.node.name}",
+      ],
       env=os.environ
       | {
         # Less optimised code, which compiles in half the time.

@@ -40,13 +40,17 @@ def model(request):
 )
 def test_presets_have_the_published_number_of_params(preset, num_params):
   config = qwen3.PRESETS[preset]
-  shapes = jax.eval_shape(lambda key: qwen3.init(config, key), jax.random.key(0))
+  shapes = jax.eval_shape(
+    lambda key: qwen3.init(config, key), jax.random.key(0)
+  )
   assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == num_params
 
 
 def test_the_quickstart_model_has_about_a_million_params():
   config = qwen3.PRESETS["qwen3_tiny"]
-  shapes = jax.eval_shape(lambda key: qwen3.init(config, key), jax.random.key(0))
+  shapes = jax.eval_shape(
+    lambda key: qwen3.init(config, key), jax.random.key(0)
+  )
   num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes))
   assert 0.5e6 < num_params < 1.5e6
 
@@ -148,16 +152,17 @@ def _numpy_logits(params, c, tokens_T):
     outs = []
     for h in range(c.num_heads):
       n = h // (c.num_heads // c.num_kv_heads)
-      head = lambda name, j: (
-        y_TD @ attention[name]["kernel"][:, j * c.head_dim : (j + 1) * c.head_dim]  # noqa: B023
+      q, k, v = (
+        y_TD @ attention[name]["kernel"][:, j * c.head_dim :][:, : c.head_dim]
+        for name, j in (("q", h), ("k", n), ("v", n))
       )
-      q = rotate(norm(head("q", h), attention["q_norm"]["scale"]))
-      k = rotate(norm(head("k", n), attention["k_norm"]["scale"]))
+      q = rotate(norm(q, attention["q_norm"]["scale"]))
+      k = rotate(norm(k, attention["k_norm"]["scale"]))
       scores = q @ k.T / np.sqrt(c.head_dim)
       scores = np.where(np.tri(T, dtype=bool), scores, -np.inf)
       weights = np.exp(scores - scores.max(-1, keepdims=True))
       weights /= weights.sum(-1, keepdims=True)
-      outs.append(weights @ head("v", n))
+      outs.append(weights @ v)
     x_TD = x_TD + np.concatenate(outs, -1) @ attention["o"]["kernel"]
     y_TD = norm(x_TD, layer["mlp_norm"]["scale"])
     gate = y_TD @ mlp["gate"]["kernel"]

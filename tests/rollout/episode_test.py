@@ -31,7 +31,9 @@ GYMS = config_lib.Gyms(max_turns=6)
 
 @pytest.fixture(scope="module")
 def chat():
-  tokenizer = tokenizers.train_sentencepiece(["a b c"] * 3, 512, chat_lib.PHRASES)
+  tokenizer = tokenizers.train_sentencepiece(
+    ["a b c"] * 3, 512, chat_lib.PHRASES
+  )
   return chat_lib.Chat(tokenizer, "brief")
 
 
@@ -74,7 +76,9 @@ def test_an_oracle_episode_is_a_whole_ledger(chat, tasks):
   assert trajectory.reward == 1.0
   ids, turn_ids = trajectory.token_ids_T, trajectory.turn_ids_T
   assert turn_ids[0] == -1
-  assert sorted(set(turn_ids.tolist())) == list(range(-1, len(trajectory.turns)))
+  assert sorted(set(turn_ids.tolist())) == list(
+    range(-1, len(trajectory.turns))
+  )
   decode = chat.tokenizer.decode
   for k, turn in enumerate(trajectory.turns):
     assert decode(ids[turn_ids == k].tolist()) == turn.text
@@ -168,7 +172,9 @@ class _Flaky(base.Gym):
     (KeyError("bug"), "gym_error", False),
   ],
 )
-def test_what_fails_is_retried_then_invalid(chat, tasks, failure, fault, is_retried):
+def test_what_fails_is_retried_then_invalid(
+  chat, tasks, failure, fault, is_retried
+):
   limits = dataclasses.replace(LIMITS, step_timeout_s=0.05)
   settings = dataclasses.replace(SETTINGS, limits=limits)
   once = _Flaky(failure, 1)

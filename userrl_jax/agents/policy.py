@@ -73,9 +73,7 @@ class PolicyAgent:
     )
     self._num_ignored = parsed.num_ignored
     if parsed.action is None:
-      return base.Reply(
-        text, None, types.Fault.AGENT_MALFORMED, parsed.message
-      )
+      return base.Reply(text, None, types.Fault.AGENT_MALFORMED, parsed.message)
     return base.Reply(text, parsed.action)
 
   def observe(self, text: str) -> None:

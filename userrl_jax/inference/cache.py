@@ -131,9 +131,7 @@ def decode(
       jnp.where(s.active_B, logprobs_B, 0.0)
     )
     active_B = s.active_B & (tokens_B != stop_id) & (s.i + 1 < budgets_B)
-    return Loop(
-      s.i + 1, lanes, tokens_B, active_B, token_ids_Bn, logprobs_Bn
-    )
+    return Loop(s.i + 1, lanes, tokens_B, active_B, token_ids_Bn, logprobs_Bn)
 
   end = jax.lax.while_loop(
     lambda s: (s.i < num_tokens) & jnp.any(s.active_B),

@@ -14,7 +14,9 @@ MakeAgent = Callable[[types.Task, int, int], agents.Agent]
 MakeGym = Callable[[str], gyms.Gym]  # name of the gym -> a new gym
 
 
-def episode_seed(seed: int, iteration: int, task: types.Task, member: int) -> int:
+def episode_seed(
+  seed: int, iteration: int, task: types.Task, member: int
+) -> int:
   """Returns the 63-bit seed of an episode (law L5).
 
   A function of the run's seed, the iteration at which the group was opened,

