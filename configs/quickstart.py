@@ -1,14 +1,45 @@
 """From a random model to an agent that plays Function, on a laptop.
 
+A random Qwen3 of 0.85 million parameters learns the format of dialogues, then
+the game from an oracle's demonstrations, then gets better by its own play.
+
 Command:   bash launch/quickstart.sh
 Hardware:  2 CPU cores, no accelerator, no key
 Time:      (to be measured)
-Expect:    (to be measured) runs/quickstart/report.html
+Expect:    (to be measured)
 """
 
 from userrl_jax import config as config_lib
 
 
 def get_config() -> config_lib.Config:
-  """Returns the defaults: every stage, thin enough for two cores."""
-  return config_lib.Config(out_dir="runs/quickstart")
+  """Returns the three stages, sized for two cores and ten minutes."""
+  c = config_lib.Config(out_dir="runs/quickstart")
+  c.gyms.num_train_tasks = 1500
+  c.gyms.max_turns = 6
+  c.gyms.answer_limit = 2
+  c.rollout.max_tokens_per_turn = 24
+  c.rollout.max_tokens_per_episode = 288
+  c.packing.row_length = 288
+  c.packing.logprob_chunk = 288
+  c.engine.decode_tokens = 8
+
+  c.base.num_episodes = 1920
+  c.base.num_steps = 120
+  c.base.episodes_per_step = 16
+  c.base.optimizer.b2 = 0.95
+
+  c.cold_start.num_tries = 4
+  c.cold_start.top_k = 4
+  c.cold_start.noise = 0.1
+  c.cold_start.num_steps = 300
+  c.cold_start.episodes_per_step = 16
+  c.cold_start.optimizer.learning_rate = 2e-3
+  c.cold_start.optimizer.b2 = 0.95
+
+  c.grpo.num_iterations = 16
+  c.grpo.tasks_per_iteration = 16
+  c.grpo.group_size = 8
+  c.grpo.optimizer.learning_rate = 1e-4
+  c.checkpoint.every_steps = 20
+  return c

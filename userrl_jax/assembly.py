@@ -7,6 +7,7 @@ engine, all checked against each other before anything compiles.
 import asyncio
 from collections.abc import Sequence
 import dataclasses
+import logging
 import os
 import pathlib
 import shutil
@@ -61,6 +62,8 @@ def build(config: config_lib.Config) -> Parts:
     ValueError: when folders, tasks, tokenizer, model or mesh do not fit.
   """
   use_compile_cache()
+  # Orbax warns that a checkpoint opened for reading is opened for reading.
+  logging.getLogger("absl").setLevel(logging.ERROR)
   folder = pathlib.Path(config.out_dir)
   model = _model(config)
   mesh = sharding.make_mesh(config.mesh)

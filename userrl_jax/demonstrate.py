@@ -42,13 +42,21 @@ def canned(
   chat: chat_lib.Chat,
   settings: episode.Settings,
 ) -> list[types.Trajectory]:
-  """Plays `base.num_episodes` dialogues of canned moves, task after task."""
-  group_size = -(-config.base.num_episodes // len(tasks))
+  """Plays `base.num_episodes` dialogues of canned moves, task after task.
+
+  Where they do not divide by the tasks, the first tasks are played once more.
+  """
+  num_episodes = config.base.num_episodes
+  group_size = -(-num_episodes // len(tasks))
   groups = _play(
     config, tasks, group_size, chat, settings, canned_script, iteration=-1
   )
-  trajectories = [t for group in groups for t in group.trajectories]
-  return trajectories[: config.base.num_episodes]
+  num_full = num_episodes - (group_size - 1) * len(tasks)
+  return [
+    t
+    for i, group in enumerate(groups)
+    for t in group.trajectories[: group_size - (i >= num_full)]
+  ]
 
 
 def ranked(

@@ -94,7 +94,7 @@ def test_level_1_results_of_test_are_among_those_of_train():
       rule.evaluate, itertools.permutations(generate.TEST_VALUES[1], 4)
     )
     results[split].update(v for v in values if abs(v) <= 60)
-  assert len(results["test"]) > 50 and results["test"] <= results["train"]
+  assert len(results["test"]) > 20 and results["test"] <= results["train"]
 
 
 def test_generation_is_a_function_of_its_arguments():
@@ -152,9 +152,9 @@ def test_pack_has_48_functions_split_by_structure():
 
 
 def test_many_tasks_of_one_form_are_distinct():
-  tasks = generate.tasks(0, (1,), "dev", 3000)
+  tasks = generate.tasks(0, (1,), "dev", 1000)
   marks = [tuple(t.secret.reveal().values()) for t in tasks]
-  assert len(set(marks)) == 3000
+  assert len(set(marks)) == 1000
 
 
 def test_more_tasks_than_there_are(monkeypatch):

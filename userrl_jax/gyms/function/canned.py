@@ -10,8 +10,8 @@ import random
 from userrl_jax import types
 from userrl_jax.gyms.function import expression
 
-PROBE_VALUES = range(0, 11)
-ANSWER_VALUES = range(-20, 41)
+PROBE_VALUES = range(0, 7)
+ANSWER_VALUES = range(-12, 21)
 
 
 def random_move(rng: random.Random) -> types.Action:

@@ -1,0 +1,133 @@
+"""The folder of a run: when it may be gone on with, and how it is written."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from userrl_jax import assembly
+from userrl_jax import config as config_lib
+from userrl_jax import data
+from userrl_jax import flags
+from userrl_jax import recorder
+from userrl_jax.learning import batching
+
+COMMAND = flags.Command(
+  ("--config=recipe.py", "--config.seed=3"), "recipe.py", {"seed": (0, 3)}
+)
+PACKED = batching.PackStats(2, 0, 1, 1, 80, 30, 0.25)
+NUM_STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("built")
+  config = config_lib.Config(out_dir=str(folder), seed=3, stages=("base",))
+  config.checkpoint.every_steps = 2
+  config.gyms.num_train_tasks = 32
+  return assembly.build(config)
+
+
+@pytest.fixture
+def parts(built, tmp_path):
+  return dataclasses.replace(built, folder=tmp_path / "run")
+
+
+@jax.jit
+def _update(state):
+  return {"params": state["params"] + 1}, {"train/loss": state["params"].sum()}
+
+
+def _run(parts, last_step=NUM_STEPS):
+  """Records a stage of a stand-in learner; returns what its stream drew."""
+  run = recorder.Recorder(parts, COMMAND)
+  state = {"params": jnp.zeros(3)}
+  stream = data.task_stream(parts.tasks, 4, seed=0)
+  state = run.begin("base", state, stream, NUM_STEPS, _update)
+  drawn = []
+  for step in run.remaining():
+    if step == last_step:  # killed
+      return drawn, state
+    drawn.append([task.id for task in next(stream)])
+    state, numbers = _update(state)
+    run.record(step, numbers, PACKED)
+    run.save_when_due(step + 1, state)
+  run.finish(parts.folder / "report.html")
+  return drawn, state
+
+
+def _losses(parts):
+  text = (parts.folder / "metrics.jsonl").read_text()
+  lines = [json.loads(line) for line in text.splitlines()]
+  return [(line["step"], line["train/loss"]) for line in lines]
+
+
+def test_a_run_goes_on_where_its_last_checkpoint_was(parts, capsys, tmp_path):
+  elsewhere = dataclasses.replace(parts, folder=tmp_path / "whole")
+  drawn, state = _run(elsewhere)
+  assert _losses(elsewhere) == [(i, 3.0 * i) for i in range(NUM_STEPS)]
+  first, _ = _run(parts, last_step=5)
+  rest, resumed = _run(parts)
+  assert "base: goes on after step 4 of 6" in capsys.readouterr().out
+  assert first == drawn[:5] and rest == drawn[4:]
+  assert resumed["params"].tolist() == state["params"].tolist() == [6.0] * 3
+  assert _losses(parts) == _losses(elsewhere)
+  assert _run(parts)[0] == []  # a finished stage is not run again
+
+
+def test_a_folder_of_another_config_is_refused(parts):
+  _run(parts, last_step=3)
+  config = dataclasses.replace(parts.config, seed=4)
+  with pytest.raises(ValueError, match=r"another config \(seed: 3 -> 4\)"):
+    recorder.Recorder(dataclasses.replace(parts, config=config), COMMAND)
+  kept = dataclasses.replace(parts.config.checkpoint, every_steps=1)
+  config = dataclasses.replace(parts.config, out_dir="moved", checkpoint=kept)
+  recorder.Recorder(dataclasses.replace(parts, config=config), COMMAND)
+
+
+def test_a_folder_where_nothing_ran_takes_any_config(parts):
+  recorder.Recorder(parts, COMMAND)
+  config = dataclasses.replace(parts.config, seed=4)
+  recorder.Recorder(dataclasses.replace(parts, config=config), COMMAND)
+  written = json.loads((parts.folder / "config.json").read_text())
+  assert written["seed"] == 4
+
+
+def test_a_state_of_another_shape_is_a_users_error(parts, capsys):
+  _run(parts, last_step=3)
+  run = recorder.Recorder(parts, COMMAND)
+  stream = data.task_stream(parts.tasks, 4, seed=0)
+  with pytest.raises(SystemExit) as stopped:
+    run.begin("base", {"params": jnp.zeros(5)}, stream, NUM_STEPS, _update)
+  assert stopped.value.code == 2
+  assert "saved with shape (3,), wanted (5,)" in capsys.readouterr().err
+
+
+def test_other_tasks_are_a_users_error(parts, capsys):
+  _run(parts, last_step=3)
+  run = recorder.Recorder(parts, COMMAND)
+  stream = data.task_stream(parts.tasks[:-1], 4, seed=0)
+  with pytest.raises(SystemExit) as stopped:
+    run.begin("base", {"params": jnp.zeros(3)}, stream, NUM_STEPS, _update)
+  assert stopped.value.code == 2
+  assert "the tasks it began with" in capsys.readouterr().err
+
+
+def test_the_environment_says_how_to_run_it_again(parts):
+  recorder.Recorder(parts, COMMAND)
+  found = json.loads((parts.folder / "environment.json").read_text())
+  assert found["command"].endswith("--config=recipe.py --config.seed=3")
+  assert found["differences"] == {"seed": [0, 3]}
+  assert found["tokenizer"] == parts.tokenizer.fingerprint
+  assert found["packages"]["jax"] == jax.__version__
+
+
+def test_json_is_written_all_or_nothing(tmp_path):
+  path = tmp_path / "folder" / "x.json"
+  recorder.write_json(path, {"a": 1})
+  with pytest.raises(TypeError):
+    recorder.write_json(path, {"a": object()})
+  assert json.loads(path.read_text()) == {"a": 1}
+  assert [p.name for p in path.parent.iterdir()] == ["x.json"]
