@@ -19,6 +19,9 @@ from userrl_jax import recorder
 from userrl_jax import train
 from userrl_jax.models import qwen3
 
+# What is not refused goes on to train for minutes.
+pytestmark = pytest.mark.timeout(60)
+
 FUNCTIONS = [
   {
     "id": f"f{i}",

@@ -27,6 +27,9 @@ from userrl_jax.models import qwen3
 from userrl_jax.rollout import collect
 from userrl_jax.rollout import episode
 
+# A row that is not given back would be waited for without end.
+pytestmark = pytest.mark.timeout(120)
+
 GYMS = config_lib.Gyms(max_turns=6)
 LIMITS = config_lib.Rollout(
   max_tokens_per_turn=40, max_tokens_per_episode=448, max_malformed=2
