@@ -15,31 +15,32 @@ from userrl_jax import config as config_lib
 def get_config() -> config_lib.Config:
   """Returns the three stages, sized for two cores and ten minutes."""
   c = config_lib.Config(out_dir="runs/quickstart")
-  c.gyms.num_train_tasks = 1500
+  c.gyms.num_train_tasks = 6000
   c.gyms.max_turns = 6
-  c.gyms.answer_limit = 2
+  c.gyms.answer_limit = 3
   c.rollout.max_tokens_per_turn = 24
   c.rollout.max_tokens_per_episode = 288
   c.packing.row_length = 288
   c.packing.logprob_chunk = 288
   c.engine.decode_tokens = 8
 
-  c.base.num_episodes = 1920
-  c.base.num_steps = 120
+  c.base.num_episodes = 1280
+  c.base.num_steps = 80
   c.base.episodes_per_step = 16
   c.base.optimizer.b2 = 0.95
 
-  c.cold_start.num_tries = 4
-  c.cold_start.top_k = 4
+  c.cold_start.num_tries = 1
+  c.cold_start.top_k = 1
   c.cold_start.noise = 0.1
-  c.cold_start.num_steps = 300
+  c.cold_start.num_steps = 360
   c.cold_start.episodes_per_step = 16
   c.cold_start.optimizer.learning_rate = 2e-3
   c.cold_start.optimizer.b2 = 0.95
 
-  c.grpo.num_iterations = 16
+  c.grpo.num_iterations = 20
   c.grpo.tasks_per_iteration = 16
   c.grpo.group_size = 8
-  c.grpo.optimizer.learning_rate = 1e-4
+  c.grpo.optimizer.learning_rate = 2e-4
+  c.evaluation.num_attempts = 2
   c.checkpoint.every_steps = 20
   return c
