@@ -24,27 +24,27 @@ def get_config() -> config_lib.Config:
   c.tokenizer.kind = "huggingface"
   c.gyms.levels = (1, 2, 3)
   c.gyms.tasks = ""  # given on the command line
-  c.gyms.num_train_tasks = 8  # few, so that their answers are soon learned
-  c.gyms.num_test_tasks = 8
+  c.gyms.num_train_tasks = 4  # few, so that their answers are soon learned
+  c.gyms.num_test_tasks = 4
   c.rollout.max_tokens_per_turn = 64
   c.rollout.max_tokens_per_episode = 640
   c.engine = config_lib.Engine(
-    num_rows=32, num_lanes=32, decode_tokens=16, extend_chunk=128
+    num_rows=16, num_lanes=16, decode_tokens=16, extend_chunk=128
   )
   c.packing.row_length = 640
   c.packing.rows_per_micro_batch = 1
   c.packing.logprob_chunk = 64
   c.cold_start.noise = 0.0
-  c.cold_start.num_steps = 50
+  c.cold_start.num_steps = 40
   c.cold_start.episodes_per_step = 2
   c.cold_start.optimizer = config_lib.Optimizer(
     learning_rate=1e-3, schedule="cosine", warmup_steps=5, b2=0.95
   )
   c.grpo.num_iterations = 3
-  c.grpo.tasks_per_iteration = 4
+  c.grpo.tasks_per_iteration = 2
   c.grpo.group_size = 8
   c.grpo.optimizer.learning_rate = 1e-4
-  c.evaluation.num_tasks = 8
+  c.evaluation.num_tasks = 4
   c.checkpoint.every_steps = 100
   c.checkpoint.keep = 1
   return c

@@ -24,7 +24,8 @@ TEST_VALUES = {1: range(1, 6), 2: range(1, 10), 3: range(1, 10)}
 
 # Level 1, all nine classes up to renaming, and the split each belongs to. The
 # test forms come from both families (sums; with a product), and every result
-# they can have is also one of train's: sign patterns are new, ranges are not.
+# they can have but 22 is also one of train's: sign patterns are new, ranges are
+# not.
 LEVEL_1_FORMS = {
   ("+a", "+b", "+c", "+d"): "train",
   ("+a", "+b", "+c", "-d"): "train",
