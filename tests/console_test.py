@@ -17,6 +17,7 @@ NUMBERS = {
   "success/function": 0.2,
   "success/travel": 0.4,
   "train/loss": 0.01234,
+  "rollout/logprob_gap_max": 3e-7,
   "episode/turns": 3.14159,
   "speed/tokens_per_s": 1234.4,
   "fault/agent_malformed": 3.0,
@@ -37,7 +38,8 @@ def test_the_line_of_a_step():
     shown.show("grpo", step, 40, NUMBERS)
   lines = file.getvalue().splitlines()
   body = (
-    "reward 0.500 success 30% | loss 0.0123 | turns 3.14 | 1,234 tokens/s | "
+    "reward 0.500 success 30% | loss 0.0123 | logprob gap 3e-07 | "
+    "turns 3.14 | 1,234 tokens/s | "
     "faults 2 (+4 of the agent) | programs 9 | padding engine 12%, batch 50%"
   )
   assert lines == [

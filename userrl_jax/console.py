@@ -42,7 +42,8 @@ class Console:
   ) -> None:
     """Prints the line of a finished step.
 
-    Shows what is there of: reward/*, success/*, train/loss, episode/turns,
+    Shows what is there of: reward/*, success/*, train/loss,
+    rollout/logprob_gap_max (sampled against recomputed), episode/turns,
     */tokens_per_s, fault/*, */programs (compiled so far), */padding (share).
 
     Args:
@@ -114,6 +115,9 @@ def _line_parts(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     parts.append((text, "green"))
   if "train/loss" in values:
     parts.append((f"loss {values['train/loss']:.4f}", ""))
+  if "rollout/logprob_gap_max" in values:
+    gap = values["rollout/logprob_gap_max"]
+    parts.append((f"logprob gap {gap:.0e}", "" if gap < 1e-3 else "bold red"))
   if "episode/turns" in values:
     parts.append((f"turns {values['episode/turns']:.2f}", ""))
   for speed in list(named(what="/tokens_per_s").values())[:1]:
