@@ -2,9 +2,9 @@
 
 `python -m userrl_jax.evaluate --config=... --config.init_from=CHECKPOINTS
 --config.out_dir=NEW` plays every task of `evaluation.split` and prints scores
-with intervals. As a
-function, `evaluate` does the same after each stage of a training run. Finished
-evaluations are kept in `<out_dir>/evaluations/` and not repeated.
+with intervals. As a function, `evaluate` does the same after each stage of a
+training run. Finished evaluations are kept in `<out_dir>/evaluations/` and not
+repeated.
 """
 
 from collections.abc import Sequence
