@@ -20,7 +20,7 @@ def get_config() -> config_lib.Config:
   c = config_lib.Config(out_dir="runs/quickstart")
   c.gyms.num_train_tasks = 6000
   c.gyms.max_turns = 6
-  c.gyms.answer_limit = 3
+  c.gyms.function.answer_limit = 3
   c.rollout.max_tokens_per_turn = 24
   c.rollout.max_tokens_per_episode = 288
   c.packing.row_length = 288

@@ -95,7 +95,6 @@ def test_a_whole_number_is_a_float():
     ("grpo.credit.credit", "x", "one of equalized, naive, r2g, em"),
     ("grpo.credit.normalize", "mad", "one of std, none"),
     ("base.optimizer.schedule", "linear", "one of constant, cosine"),
-    ("evaluation.split", "eval", "one of train, dev, test"),
     ("out_dir", "", "given"),
     ("gyms.tasks", "", "given"),
     ("seed", -1, "0 or more"),
@@ -122,6 +121,7 @@ def test_wrong_values_are_one_line(path, value, rule):
   ("path", "value", "got"),
   [
     ("stages", ("base", "sleep"), "'sleep'"),
+    ("evaluation.splits", ("test", "eval"), "'eval'"),
     ("gyms.levels", (1, 4), "4"),
   ],
 )

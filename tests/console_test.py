@@ -12,8 +12,9 @@ class Terminal(io.StringIO):
 
 
 NUMBERS = {
-  "reward/function": 0.25,
-  "reward/travel": 0.75,
+  "score/function": 0.25,
+  "score/travel": 0.75,
+  "score/macro": 0.5,
   "success/function": 0.2,
   "success/travel": 0.4,
   "train/loss": 0.01234,
@@ -38,7 +39,7 @@ def test_the_line_of_a_step():
     shown.show("grpo", step, 40, NUMBERS)
   lines = file.getvalue().splitlines()
   body = (
-    "reward 0.500 success 30% | loss 0.0123 | logprob gap 3e-07 | "
+    "score 0.500 (function 0.25, travel 0.75) success 30% | loss 0.0123 | logprob gap 3e-07 | "
     "turns 3.14 | 1,234 tokens/s | "
     "faults 2 (+4 of the agent) | programs 9 | padding engine 12%, batch 50%"
   )
@@ -95,10 +96,38 @@ def test_table_of_evaluations():
     0.5, 0.4, 0.61, 0.33, 10, 20, 2.5, 1, 0.45, 0.55, {}
   )
   summary = statistics.Evaluation(
-    "grpo", "test", 1.0, {"function": alive, "tau": dead}, {}
+    "grpo",
+    1.0,
+    {"function": alive, "tau": dead},
+    {"score": None, "low": None, "high": None},
+    {"test": {"function": alive, "tau": dead}},
   ).to_dict()
   file = io.StringIO()
   console.Console(file).show_table([summary])
   text = file.getvalue()
   for expected in ("0.500", "0.400 to 0.610", "33%", "2.50", "10", "tau"):
     assert expected in text
+  assert "tasks only" not in text and "mean of gyms" not in text
+
+
+def test_table_tells_splits_and_the_mean_of_gyms():
+  def gym(score):
+    return statistics.GymEvaluation(
+      score, 0.1, 0.9, 0.3, 10, 20, 2.5, 1, 0.45, 0.55, {}
+    )
+
+  summary = statistics.Evaluation(
+    "grpo",
+    1.0,
+    {"function": gym(0.5), "travel": gym(0.7)},
+    {"score": 0.6, "low": 0.55, "high": 0.65},
+    {"fresh": {"function": gym(0.625)}, "test": {"travel": gym(0.375)}},
+  ).to_dict()
+  file = io.StringIO()
+  console.Console(file).show_table([summary])
+  head, _, function, travel, mean = (
+    line.split() for line in file.getvalue().splitlines() if line.strip()
+  )
+  assert head[-6:] == "fresh tasks only test tasks only".split()
+  assert function[-2:] == ["0.625", "-"] and travel[-2:] == ["-", "0.375"]
+  assert mean[1:] == "mean of gyms 0.600 0.550 to 0.650".split()

@@ -85,9 +85,7 @@ def make_run(folder: pathlib.Path) -> pathlib.Path:
         writers.write(stage, step, numbers, time_s=60.0 * step)
   for stage in stages:
     trajectories = [make_trajectory(stage, n) for n in range(NUM_TASKS)]
-    summary = statistics.evaluation_summary(
-      trajectories, stage, "test", 1.0, seed=0
-    )
+    summary = statistics.evaluation_summary(trajectories, stage, 1.0, seed=0)
     (folder / "evaluations").mkdir(exist_ok=True)
     (folder / "evaluations" / f"{stage}.json").write_text(json.dumps(summary))
     path = folder / "transcripts" / f"evaluation_{stage}.jsonl"
@@ -187,10 +185,12 @@ def test_table_by_stage_has_the_numbers(page):
 def test_paired_differences_are_to_the_stage_before(page):
   rows = re.findall(r"<tr><td><span class=\"chip\".*?</tr>", page, re.DOTALL)
   texts = [" ".join(" ".join(Reader(row).words).split()) for row in rows]
-  difference = statistics.paired_difference(
-    {f"t{n}": [float(n < 0.4 * NUM_TASKS)] for n in range(NUM_TASKS - 1)},
-    {f"t{n}": [float(n < 0.75 * NUM_TASKS)] for n in range(NUM_TASKS - 1)},
-    seed=3,
+  sides = [
+    {f"t{n}": [float(n < share * NUM_TASKS)] for n in range(NUM_TASKS - 1)}
+    for share in (0.4, 0.75)
+  ]
+  difference = statistics.paired_macro_difference(
+    [tuple({"function": side} for side in sides)], seed=3
   )
   (row,) = [t for t in texts if t.startswith("cold_start grpo")]
   assert f"{difference.mean:+.3f}" in row
@@ -202,7 +202,7 @@ def test_paired_differences_are_to_the_stage_before(page):
 
 def test_curves_have_names_axes_and_all_points(page):
   for name in (
-    "reward (reward/function)",
+    "reward/function",
     "entropy (train/entropy)",
     "gradient norm (train/grad_norm)",
     "logprob gap (rollout/logprob_gap)",

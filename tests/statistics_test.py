@@ -16,8 +16,10 @@ def make_trajectory(
   fault: types.Fault = types.Fault.OK,
   gym: str = "function",
   info: dict | None = None,
+  split: str = "test",
+  max_score: float = 1.0,
 ) -> types.Trajectory:
-  task = types.Task(gym, task_id, "test", 1, "s", {}, types.Secret({}))
+  task = types.Task(gym, task_id, split, 1, "s", {}, types.Secret({}))
   turns = tuple(
     types.Turn("x", types.Action("answer", "1"), "no", r, info=info or {})
     for r in rewards
@@ -32,6 +34,7 @@ def make_trajectory(
     turns=turns,
     stop_reason=types.StopReason.TERMINATED,
     fault=fault,
+    max_score=max_score,
   )
 
 
@@ -133,7 +136,6 @@ def test_summary_of_hand_worked_episodes():
       make_trajectory("a", [], member=1, fault=invalid),
     ],
     stage="grpo",
-    split="test",
     temperature=1,
     seed=0,
   )
@@ -158,17 +160,75 @@ def test_summary_of_two_gyms_and_of_a_dead_one():
     for gym in ("function", "travel")
     for i in range(30)
   ]
-  summary = statistics.evaluation_summary(alive, "base", "test", 1.0, seed=0)
+  summary = statistics.evaluation_summary(alive, "base", 1.0, seed=0)
   macro, one = summary["macro"], summary["gyms"]["function"]
   assert macro["score"] == pytest.approx(0.5)
   # Two independent gyms of equal spread: narrower by sqrt(2).
   ratio = (one["high"] - one["low"]) / (macro["high"] - macro["low"])
   assert 1.2 < ratio < 1.7
   dead = make_trajectory("x", [], fault=types.Fault.GYM_ERROR, gym="tau")
-  summary = statistics.evaluation_summary([*alive, dead], "s", "test", 1.0, 0)
+  summary = statistics.evaluation_summary([*alive, dead], "s", 1.0, 0)
   assert summary["gyms"]["tau"]["score"] is None
   assert summary["gyms"]["tau"]["score_if_invalid_1"] == 1.0
   assert summary["macro"]["score"] is None
+
+
+def test_splits_are_also_summarised_apart():
+  summary = statistics.evaluation_summary(
+    [
+      make_trajectory("a", [1.0], split="fresh"),
+      make_trajectory("b", [0.0], split="fresh"),
+      make_trajectory("c", [0.25]),
+      make_trajectory("d", [3.0], gym="travel", max_score=4.0),
+    ],
+    "grpo",
+    1.0,
+    seed=0,
+  )
+  score = lambda gyms: {name: gym["score"] for name, gym in gyms.items()}
+  assert score(summary["splits"]["fresh"]) == {"function": 0.5}
+  assert score(summary["splits"]["test"]) == {"function": 0.25, "travel": 0.75}
+  assert score(summary["gyms"]) == {
+    "function": pytest.approx(1.25 / 3),
+    "travel": 0.75,
+  }
+  again = statistics.Evaluation.from_dict(json.loads(json.dumps(summary)))
+  assert again.to_dict() == summary
+  assert again.scores["travel"] == {"d": [0.75]}
+
+
+def test_macro_difference_weighs_gyms_and_runs_equally():
+  many = {f"t{i}": [0.0] for i in range(9)}
+  few = {"x": [0.5], "y": [0.5]}
+  risen = {task: [0.3] for task in many}
+  one = ({"f": many, "t": few}, {"f": risen, "t": few})
+  got = statistics.paired_macro_difference([one])
+  assert (got.mean, got.low, got.high) == pytest.approx((0.15, 0.15, 0.15))
+  assert got.num_tasks == 11
+  other = ({"f": many, "t": few}, {"f": many, "t": few})
+  got = statistics.paired_macro_difference([one, other])
+  assert (got.mean, got.low, got.high) == pytest.approx((0.075, 0.0, 0.15))
+  with pytest.raises(ValueError, match="same gyms"):
+    statistics.paired_macro_difference([({"f": many}, {"t": few})])
+  with pytest.raises(ValueError, match="got none"):
+    statistics.paired_macro_difference([])
+
+
+def test_macro_difference_has_the_spread_of_tasks_and_of_runs():
+  rng = np.random.default_rng(0)
+
+  def run(shift):
+    a = {f"t{i}": [0.0] for i in range(100)}
+    return {"f": a}, {"f": {t: [rng.normal(shift, 0.5)] for t in a}}
+
+  width = lambda runs: (
+    (got := statistics.paired_macro_difference(runs)).high - got.low
+  )
+  # The spread of 100 tasks alone: 3.92 standard errors.
+  assert width([run(0.2)]) == pytest.approx(3.92 * 0.05, rel=0.25)
+  same = width([run(0.2) for _ in range(4)])
+  assert same == pytest.approx(3.92 * 0.025, rel=0.5)
+  assert width([run(shift) for shift in (0.0, 0.2, 0.4, 0.6)]) > 2 * same
 
 
 def test_success_is_the_gyms_word_else_a_full_reward():
@@ -183,9 +243,9 @@ def test_success_is_the_gyms_word_else_a_full_reward():
 
 def test_summary_errors():
   with pytest.raises(ValueError, match="got none"):
-    statistics.evaluation_summary([], "base", "test", 1.0, 0)
+    statistics.evaluation_summary([], "base", 1.0, 0)
   twice = [make_trajectory("a", [1.0]), make_trajectory("a", [0.0])]
   with pytest.raises(ValueError, match="0 twice for function/a"):
-    statistics.evaluation_summary(twice, "base", "test", 1.0, 0)
+    statistics.evaluation_summary(twice, "base", 1.0, 0)
   with pytest.raises(ValueError, match="fields of Evaluation"):
     statistics.Evaluation.from_dict({"stage": "base"})

@@ -7,6 +7,7 @@ engine, all checked against each other before anything compiles.
 import asyncio
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import logging
 import os
 import pathlib
@@ -21,6 +22,7 @@ from userrl_jax import demonstrate
 from userrl_jax import gyms
 from userrl_jax import sharding
 from userrl_jax import types
+from userrl_jax import users
 from userrl_jax.agents import base as agents
 from userrl_jax.agents import policy
 from userrl_jax.chat import qwen3 as chat_lib
@@ -32,6 +34,8 @@ from userrl_jax.rollout import episode
 
 # Tasks whose dialogues the built-in tokenizer is trained on.
 _NUM_CORPUS_TASKS = 200
+# Stage -> the arm of a comparison that is made of the same settings.
+_ARMS = {"cold_start": "continued", "grpo": "rl_only"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,32 +116,60 @@ def has_begun(folder: pathlib.Path) -> bool:
 
 
 def load_tasks(config: config_lib.Config, split: str) -> list[types.Task]:
-  """Returns the tasks of a split, gym after gym."""
+  """Returns the tasks of a split, the gyms taking turns."""
+  of_gyms = [
+    gyms.load_tasks(name, config.gyms, split, config.seed)
+    for name in config.gyms.names
+  ]
   return [
     task
-    for name in config.gyms.names
-    for task in gyms.load_tasks(name, config.gyms, split, config.seed)
+    for turn in itertools.zip_longest(*of_gyms)
+    for task in turn
+    if task is not None
   ]
 
 
-def first_params(parts: Parts) -> qwen3.Params:
-  """Returns the params that a run starts from: random, or `init_from`'s.
+def held_out_tasks(config: config_lib.Config) -> list[types.Task]:
+  """Returns the tasks of an evaluation: some of every split and gym.
 
   Raises:
-    ValueError: when `init_from` holds no checkpoint of this model.
+    ValueError: when a gym has no such tasks.
+  """
+  settings = config.evaluation
+  return [
+    task
+    for split in settings.splits
+    for name in config.gyms.names
+    for task in gyms.load_tasks(name, config.gyms, split, config.seed)[
+      : settings.num_tasks
+    ]
+  ]
+
+
+def first_params(parts: Parts, folder: str | os.PathLike = "") -> qwen3.Params:
+  """Returns the params that a run or a stage starts from.
+
+  Args:
+    parts: of the run.
+    folder: of checkpoints, the last of which is read. Without one, params
+      are `init_from`'s, or else random.
+
+  Raises:
+    ValueError: when the folder holds no checkpoint of this model.
   """
   seed = parts.config.seed
   init = lambda: qwen3.init(parts.model, jax.random.key(seed))
   shapes = jax.eval_shape(init)
   shardings = sharding.param_shardings(shapes, parts.mesh)
-  if not parts.config.init_from:
+  folder = folder or parts.config.init_from
+  if not folder:
     return jax.jit(init, out_shardings=shardings)()
   wanted = jax.tree.map(
     lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
     shapes,
     shardings,
   )
-  return checkpoint.load_params(parts.config.init_from, wanted)
+  return checkpoint.load_params(folder, wanted)
 
 
 def collect_groups(
@@ -157,11 +189,14 @@ def collect_groups(
     )
 
   async def play() -> list[types.Group]:
-    async with parts.engine.serving(params, temperature):
+    async with (
+      users.opened(parts.config.user) as judge,
+      parts.engine.serving(params, temperature),
+    ):
       return await collect.collect(
         tasks,
         group_size,
-        lambda name: gyms.make(name, parts.config.gyms),
+        lambda name: gyms.make(name, parts.config.gyms, judge),
         make_agent,
         parts.episodes,
         seed=parts.config.seed,
@@ -261,7 +296,8 @@ def _check_counts(config: config_lib.Config, num_tasks: int) -> None:
     ),
   ]
   for stage, field, count, limit, what in rules:
-    if stage in config.stages and count > limit:
+    arms = {stage, _ARMS.get(stage)} & set(config.stages)
+    if arms and count > limit:
       raise ValueError(
         f"{field} must be at most {limit} ({what}), got {count}; lower it, or "
         "provide more"
@@ -280,9 +316,9 @@ async def _check_prompts(
   """
   for name in config.gyms.names:
     firsts = []
-    for task in tasks:
-      if task.gym == name:
-        gym = gyms.make(name, config.gyms)
+    async with users.opened(config.user) as judge:
+      for task in [task for task in tasks if task.gym == name]:
+        gym = gyms.make(name, config.gyms, judge)
         firsts.append((await gym.reset(task, config.seed)).text)
     ids = chat.prompt_ids(
       gym.system_prompt(config.chat.profile), max(firsts, key=len), gym.choices

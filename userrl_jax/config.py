@@ -40,6 +40,28 @@ class Chat:
 
 
 @dataclasses.dataclass
+class Function:
+  """What is special to the Function gym."""
+
+  answer_limit: int = 0  # wrong answers that lose; 0 is no limit
+
+
+@dataclasses.dataclass
+class Telepathy:
+  """What is special to the Telepathy gym."""
+
+  guess_limit: int = 0  # wrong guesses that lose; 0 is no limit
+
+
+@dataclasses.dataclass
+class Travel:
+  """What is special to the Travel gym."""
+
+  outage_every: int = 5  # every n-th search finds no database; 0 is never
+  reveal_after: int = 3  # idle messages until the user volunteers a wish
+
+
+@dataclasses.dataclass
 class Gyms:
   """Where tasks come from."""
 
@@ -47,10 +69,28 @@ class Gyms:
   levels: tuple[int, ...] = (1,)
   tasks: str = "generated"  # generated, pack, or a folder of released files
   num_train_tasks: int = 512  # generated: how many; pack and folder: at most
-  num_test_tasks: int = 128
+  num_test_tasks: int = 128  # of every other split
   max_turns: int = 6  # turns the gym allows
   reward_profile: str = "default"
-  answer_limit: int = 0  # function: answers allowed; 0 is no limit
+  function: Function = dataclasses.field(default_factory=Function)
+  telepathy: Telepathy = dataclasses.field(default_factory=Telepathy)
+  travel: Travel = dataclasses.field(default_factory=Travel)
+
+
+@dataclasses.dataclass
+class User:
+  """Who answers the agent in gyms where someone does."""
+
+  kind: str = "scripted"  # scripted (rules), or endpoint (a model)
+  base_url: str = ""  # endpoint: such as http://localhost:8000/v1
+  model: str = ""  # endpoint: the name it knows the model by
+  api_key_env: str = "OPENAI_API_KEY"  # variable of the environment
+  temperature: float = 0.0
+  max_tokens: int = 256  # of a reply
+  timeout_s: float = 10.0  # one request
+  num_retries: int = 2  # of a request that failed on the way
+  num_reasks: int = 2  # of a reply that is no verdict
+  max_concurrent: int = 32  # requests under way
 
 
 @dataclasses.dataclass
@@ -155,11 +195,23 @@ class Grpo:
 
 
 @dataclasses.dataclass
+class Comparison:
+  """Lengths of the arms that GRPO after a cold start is compared with.
+
+  An arm is a further stage of the same run. It is measured at its end, to
+  compare at equal wall time, and after `grpo.num_iterations` updates.
+  """
+
+  continued_steps: int = 400  # stage continued: the cold start goes on
+  rl_only_iterations: int = 60  # stage rl_only: GRPO from the base model
+
+
+@dataclasses.dataclass
 class Evaluation:
   """Measuring on held-out tasks."""
 
-  split: str = "test"
-  num_tasks: int = 128
+  splits: tuple[str, ...] = ("test",)  # of fresh, dev, test (and train)
+  num_tasks: int = 128  # of each gym and split
   num_attempts: int = 1  # episodes a task
   temperature: float = 1.0
 
@@ -188,17 +240,20 @@ class Config:
   out_dir: str = "runs/default"
   seed: int = 0
   init_from: str = ""  # a checkpoint folder to start from instead of random
+  # And arms to compare with: continued (SFT), rl_only (GRPO from the base).
   stages: tuple[str, ...] = ("base", "cold_start", "grpo")
   model: Model = dataclasses.field(default_factory=Model)
   tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
   chat: Chat = dataclasses.field(default_factory=Chat)
   gyms: Gyms = dataclasses.field(default_factory=Gyms)
+  user: User = dataclasses.field(default_factory=User)
   rollout: Rollout = dataclasses.field(default_factory=Rollout)
   engine: Engine = dataclasses.field(default_factory=Engine)
   packing: Packing = dataclasses.field(default_factory=Packing)
   base: Base = dataclasses.field(default_factory=Base)
   cold_start: ColdStart = dataclasses.field(default_factory=ColdStart)
   grpo: Grpo = dataclasses.field(default_factory=Grpo)
+  comparison: Comparison = dataclasses.field(default_factory=Comparison)
   evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
   checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
   mesh: Mesh = dataclasses.field(default_factory=Mesh)

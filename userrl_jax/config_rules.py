@@ -24,14 +24,21 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
     "released_train",
     "released_eval",
   ),
+  "User.kind": ("scripted", "endpoint"),
   "Credit.score": ("mean", "sum", "r2g"),
   "Credit.credit": ("equalized", "naive", "r2g", "em"),
   "Credit.normalize": ("std", "none"),
   "Optimizer.schedule": ("constant", "cosine"),
-  "Evaluation.split": ("train", "dev", "test"),
-  "Config.stages": ("base", "cold_start", "grpo"),
+  "Evaluation.splits": ("train", "fresh", "dev", "test"),
+  "Config.stages": ("base", "cold_start", "grpo", "continued", "rl_only"),
 }
-_MAY_BE_EMPTY = ("Tokenizer.folder", "Config.init_from")
+_MAY_BE_EMPTY = (
+  "Tokenizer.folder",
+  "User.base_url",
+  "User.model",
+  "User.api_key_env",
+  "Config.init_from",
+)
 
 _Rule = tuple[str, Callable[[float], bool]]
 _POSITIVE: _Rule = ("positive", lambda x: x > 0)  # where nothing else is said
@@ -42,7 +49,12 @@ _SIZE_OR_REST: _Rule = ("positive, or -1", lambda x: x > 0 or x == -1)
 _NUMBERS = {
   "Config.seed": _NOT_NEGATIVE,
   "Model.num_layers": _NOT_NEGATIVE,
-  "Gyms.answer_limit": _NOT_NEGATIVE,
+  "Function.answer_limit": _NOT_NEGATIVE,
+  "Telepathy.guess_limit": _NOT_NEGATIVE,
+  "Travel.outage_every": _NOT_NEGATIVE,
+  "User.temperature": _NOT_NEGATIVE,
+  "User.num_retries": _NOT_NEGATIVE,
+  "User.num_reasks": _NOT_NEGATIVE,
   "Rollout.max_malformed": _NOT_NEGATIVE,
   "Rollout.num_retries": _NOT_NEGATIVE,
   "Rollout.max_invalid_share": _SHARE,
@@ -128,9 +140,16 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       list(c.stages) == sorted(c.stages, key=_NAMES["Config.stages"].index),
     ),
     (
+      "stages",
+      "with cold_start, where continued is among them",
+      "cold_start" in c.stages or "continued" not in c.stages,
+    ),
+    (
       "grpo.group_size",
       "at least 2, to compare members (or set grpo.credit.released)",
-      grpo.group_size > 1 or grpo.credit.released or "grpo" not in c.stages,
+      grpo.group_size > 1
+      or grpo.credit.released
+      or not {"grpo", "rl_only"} & set(c.stages),
     ),
     (
       "grpo.tasks_per_iteration",
@@ -140,8 +159,18 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
     (
       "evaluation.num_tasks",
       f"at most gyms.num_test_tasks ({gyms.num_test_tasks})",
-      c.evaluation.split != "test"
+      c.evaluation.splits == ("train",)
       or c.evaluation.num_tasks <= gyms.num_test_tasks,
+    ),
+    (
+      "evaluation.splits",
+      "without fresh unless gyms.tasks is generated",
+      "fresh" not in c.evaluation.splits or gyms.tasks == "generated",
+    ),
+    (
+      "user.model",
+      "the name of a model when user.kind is endpoint",
+      c.user.kind == "scripted" or c.user.model != "",
     ),
     (
       "cold_start.top_k",
@@ -158,6 +187,8 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
     ("base", c.base.optimizer, c.base.num_steps),
     ("cold_start", c.cold_start.optimizer, c.cold_start.num_steps),
     ("grpo", grpo.optimizer, grpo.num_iterations),
+    ("cold_start", c.cold_start.optimizer, c.comparison.continued_steps),
+    ("grpo", grpo.optimizer, c.comparison.rl_only_iterations),
   ):
     rules.append(
       (

@@ -42,7 +42,7 @@ class Console:
   ) -> None:
     """Prints the line of a finished step.
 
-    Shows what is there of: reward/*, success/*, train/loss,
+    Shows what is there of: score/*, success/*, train/loss,
     rollout/logprob_gap_max (sampled against recomputed), episode/turns,
     */tokens_per_s, fault/*, */programs (compiled so far), */padding (share).
 
@@ -73,18 +73,34 @@ class Console:
       table.add_column(name)
     table.add_column("tasks")
     table.add_column("invalid")
+    splits = list(dict.fromkeys(n for s in summaries for n in s["splits"]))
+    if len(splits) > 1:
+      for split in splits:
+        table.add_column(f"{split} tasks only")
     for summary in summaries:
       for gym, e in summary["gyms"].items():
         known = e["score"] is not None
-        table.add_row(
+        row = [
           summary["stage"],
           gym,
-          f"{e['score']:.3f}" if known else "-",
+          _score(e),
           f"{e['low']:.3f} to {e['high']:.3f}" if known else "-",
           f"{e['success']:.0%}" if known else "-",
           f"{e['turns']:.2f}" if known else "-",
           str(e["num_tasks"]),
           str(e["invalid"]),
+        ]
+        of_splits = [summary["splits"].get(s, {}).get(gym) for s in splits]
+        row += [_score(own) if own else "-" for own in of_splits]
+        table.add_row(*row[: len(table.columns)])
+      macro = summary["macro"]
+      if len(summary["gyms"]) > 1 and macro["score"] is not None:
+        table.add_row(
+          summary["stage"],
+          "mean of gyms",
+          _score(macro),
+          f"{macro['low']:.3f} to {macro['high']:.3f}",
+          style="bold",
         )
     self.print(table)
 
@@ -93,6 +109,11 @@ class Console:
     if isinstance(what, str):
       what = rich.text.Text(what)
     self._console.print(what, soft_wrap=True)
+
+
+def _score(evaluation: Mapping[str, Any]) -> str:
+  score = evaluation["score"]
+  return "-" if score is None else f"{score:.3f}"
 
 
 def _line_parts(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -107,9 +128,13 @@ def _line_parts(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     }
 
   parts = []
-  rewards, successes = named("reward/"), named("success/")
-  if rewards:
-    text = f"reward {_mean(rewards.values()):.3f}"
+  scores, successes = named("score/"), named("success/")
+  macro = scores.pop("score/macro", None)
+  if scores:
+    text = f"score {_mean(scores.values()):.3f}"
+    if macro is not None:
+      own = [f"{n.partition('/')[2]} {v:.2f}" for n, v in scores.items()]
+      text += f" ({', '.join(own)})"
     if successes:
       text += f" success {_mean(successes.values()):.0%}"
     parts.append((text, "green"))

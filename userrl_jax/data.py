@@ -1,7 +1,8 @@
 """Streams of tasks and of demonstrations, with Grain.
 
 In: a fixed list. Out: endless equal draws from it, shuffled anew each epoch,
-whose place is a small dict that resumes exactly (law L10).
+whose place is a small dict that resumes exactly (law L10). Where items are of
+several gyms, every draw has each gym's share of them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,23 +15,36 @@ from userrl_jax import types
 
 Item = TypeVar("Item")
 
+MAX_SEED = 2**31  # Grain takes 32 bits; kinds and arms add to a seed
+
 
 class Stream(Generic[Item]):
   """An endless iterator over draws of `per_step` items of a list.
 
-  An epoch is a fresh shuffle cut into draws of distinct items; what does not
-  fill a last draw is left out of that epoch.
+  An epoch is a fresh shuffle cut into draws of distinct items, in which the
+  kinds of items alternate by their shares; what does not fill a last draw is
+  left out of that epoch.
   """
 
   def __init__(
-    self, items: Sequence[Item], keys: Iterable[str], per_step: int, seed: int
+    self,
+    items: Sequence[Item],
+    keys: Iterable[str],
+    kinds: Iterable[str],
+    per_step: int,
+    seed: int,
   ):
     self._items = items
+    places: dict[str, list[int]] = {}
+    for place, kind in enumerate(kinds):
+      places.setdefault(kind, []).append(place)
     # Grain sees places in the list only, so it never touches our objects.
+    shuffled = [
+      grain.MapDataset.source(places[kind]).seed(seed + number).shuffle()
+      for number, kind in enumerate(places)
+    ]
     dataset = (
-      grain.MapDataset.range(len(items))
-      .seed(seed)
-      .shuffle()
+      grain.MapDataset.mix(shuffled, [len(own) for own in places.values()])
       .batch(per_step, drop_remainder=True, batch_fn=list)
       .repeat()
     )
@@ -89,7 +103,7 @@ def task_stream(
   Args:
     tasks: the training tasks.
     tasks_per_iteration: P, how many distinct tasks a draw has.
-    seed: at least 0 and below 2**32; same seed, same stream.
+    seed: at least 0 and below 2**31; same seed, same stream.
 
   Raises:
     ValueError: without tasks, with fewer tasks than a draw needs, with two
@@ -103,7 +117,8 @@ def task_stream(
       f"a task id must be unique within its gym, got {twice} twice; give one "
       "of them another id"
     )
-  return Stream(tasks, keys, tasks_per_iteration, seed)
+  kinds = [task.gym for task in tasks]
+  return Stream(tasks, keys, kinds, tasks_per_iteration, seed)
 
 
 def trajectory_stream(
@@ -114,7 +129,7 @@ def trajectory_stream(
   Args:
     trajectories: the demonstrations.
     per_step: how many distinct demonstrations a draw has.
-    seed: at least 0 and below 2**32; same seed, same stream.
+    seed: at least 0 and below 2**31; same seed, same stream.
 
   Raises:
     ValueError: without demonstrations, with fewer than a draw needs, or with
@@ -127,7 +142,8 @@ def trajectory_stream(
     hashlib.sha256(t.token_ids_T.tobytes() + t.turn_ids_T.tobytes()).hexdigest()
     for t in trajectories
   )
-  return Stream(trajectories, keys, per_step, seed)
+  kinds = [t.task.gym for t in trajectories]
+  return Stream(trajectories, keys, kinds, per_step, seed)
 
 
 def _check(
@@ -135,8 +151,8 @@ def _check(
 ) -> None:
   if per_step < 1:
     raise ValueError(f"{field} must be at least 1, got {per_step}")
-  if not 0 <= seed < 2**32:
-    raise ValueError(f"seed must be in [0, 2**32), got {seed}")
+  if not 0 <= seed < MAX_SEED:
+    raise ValueError(f"seed must be in [0, 2**31), got {seed}")
   if num_items < per_step:
     raise ValueError(
       f"there must be at least {field}={per_step} {noun}, got {num_items}; "

@@ -13,8 +13,10 @@ import random
 from userrl_jax import config as config_lib
 from userrl_jax import gyms
 from userrl_jax import types
+from userrl_jax import users
 from userrl_jax.agents import scripted
 from userrl_jax.chat import qwen3 as chat_lib
+from userrl_jax.gyms import base
 from userrl_jax.rollout import collect
 from userrl_jax.rollout import episode
 
@@ -29,11 +31,14 @@ def canned_script(task: types.Task, rng: random.Random) -> scripted.Script:
 
 
 def oracle_script(
-  task: types.Task, rng: random.Random, noise: float, answer_limit: int
+  task: types.Task,
+  rng: random.Random,
+  noise: float,
+  settings: config_lib.Gyms,
 ) -> scripted.Script:
   """Returns the script of the gym's oracle with a share of canned moves."""
   oracle = gyms.oracle(task.gym)
-  return oracle(task, rng, noise=noise, answer_limit=answer_limit).next_action
+  return oracle(task, rng, noise, settings).next_action
 
 
 def canned(
@@ -74,7 +79,7 @@ def ranked(
   script = functools.partial(
     oracle_script,
     noise=config.cold_start.noise,
-    answer_limit=config.gyms.answer_limit,
+    settings=config.gyms,
   )
   groups = _play(
     config,
@@ -103,24 +108,28 @@ def corpus(config: config_lib.Config, tasks: Sequence[types.Task]) -> list[str]:
   oracle = functools.partial(
     oracle_script,
     noise=config.cold_start.noise,
-    answer_limit=config.gyms.answer_limit,
+    settings=config.gyms,
   )
 
   async def play_all() -> list[str]:
     texts = []
-    for task in tasks:
-      for make in (canned_script, oracle):
-        rng = random.Random(f"corpus|{config.seed}|{task.id}")
-        texts += await _texts(config, task, make(task, rng))
+    async with users.opened(config.user) as judge:
+      for task in tasks:
+        for make in (canned_script, oracle):
+          gym = gyms.make(task.gym, config.gyms, judge)
+          rng = random.Random(f"corpus|{config.seed}|{task.id}")
+          texts += await _texts(gym, task, make(task, rng), config)
     return texts
 
   return asyncio.run(play_all())
 
 
 async def _texts(
-  config: config_lib.Config, task: types.Task, script: scripted.Script
+  gym: base.Gym,
+  task: types.Task,
+  script: scripted.Script,
+  config: config_lib.Config,
 ) -> list[str]:
-  gym = gyms.make(task.gym, config.gyms)
   first = await gym.reset(task, seed=0)
   texts = [gym.system_prompt(config.chat.profile)]
   observations = [first.text]
@@ -149,14 +158,16 @@ def _play(
       config.rollout.max_tokens_per_episode,
     )
 
-  return asyncio.run(
-    collect.collect(
-      tasks,
-      group_size,
-      lambda name: gyms.make(name, config.gyms),
-      make_agent,
-      settings,
-      seed=config.seed,
-      iteration=iteration,
-    )
-  )
+  async def play() -> list[types.Group]:
+    async with users.opened(config.user) as judge:
+      return await collect.collect(
+        tasks,
+        group_size,
+        lambda name: gyms.make(name, config.gyms, judge),
+        make_agent,
+        settings,
+        seed=config.seed,
+        iteration=iteration,
+      )
+
+  return asyncio.run(play())

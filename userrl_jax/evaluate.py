@@ -1,7 +1,7 @@
 """Measures a policy on held-out tasks.
 
 `python -m userrl_jax.evaluate --config=... --config.init_from=CHECKPOINTS
---config.out_dir=NEW` plays every task of `evaluation.split` and prints scores
+--config.out_dir=NEW` plays the tasks of `evaluation.splits` and prints scores
 with intervals. As a function, `evaluate` does the same after each stage of a
 training run. Finished evaluations are kept in `<out_dir>/evaluations/` and not
 repeated.
@@ -32,7 +32,7 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
         "evaluating needs init_from, a folder of checkpoints, got none; e.g. "
         "--config.init_from=runs/quickstart/checkpoints/grpo"
       )
-    tasks = assembly.load_tasks(config, config.evaluation.split)
+    tasks = assembly.held_out_tasks(config)
     run = recorder.Recorder(parts, command)
     params = assembly.first_params(parts)
   run.show_evaluation(evaluate(parts, params, tasks, "evaluate"))
@@ -49,7 +49,7 @@ def evaluate(
   Args:
     parts: of the run.
     params: of the policy.
-    tasks: to play, at most `evaluation.num_tasks` of each gym.
+    tasks: to play.
     stage: name of the result's file.
 
   Returns:
@@ -60,15 +60,10 @@ def evaluate(
   path = parts.folder / "evaluations" / f"{stage}.json"
   if path.exists():
     return json.loads(path.read_text())
-  chosen = [
-    task
-    for name in parts.config.gyms.names
-    for task in [t for t in tasks if t.gym == name][: settings.num_tasks]
-  ]
   groups = assembly.collect_groups(
     parts,
     params,
-    chosen,
+    tasks,
     settings.num_attempts,
     settings.temperature,
     _ITERATION,
@@ -80,7 +75,6 @@ def evaluate(
   summary = statistics.evaluation_summary(
     trajectories,
     stage=stage,
-    split=settings.split,
     temperature=settings.temperature,
     seed=parts.config.seed,
   )

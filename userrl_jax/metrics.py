@@ -29,7 +29,10 @@ def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
     groups: of any gyms.
 
   Returns:
-    reward/<gym>, success/<gym>: mean over the gym's valid episodes
+    reward/<gym>, score/<gym> (reward as a share of what the task can give),
+      success/<gym>, turns/<gym>: mean over the gym's valid episodes
+    score/macro: mean of the gyms' scores, when there are several
+    flat/<gym>: group/flat_share of the gym's groups
     episode/num, episode/turns, episode/tokens_per_turn (sampled)
     episode/invalid_share; turn/malformed_share of all turns
     group/flat_share: of groups, those whose valid episodes all have one reward
@@ -43,7 +46,15 @@ def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
   for gym in sorted({t.task.gym for t in valid}):
     own = [t for t in valid if t.task.gym == gym]
     numbers[f"reward/{gym}"] = _mean(t.reward for t in own)
+    numbers[f"score/{gym}"] = _mean(t.score for t in own)
     numbers[f"success/{gym}"] = _mean(statistics.is_success(t) for t in own)
+    numbers[f"turns/{gym}"] = _mean(len(t.turns) for t in own)
+    numbers[f"flat/{gym}"] = _mean(
+      _is_flat(group) for group in groups if group.task.gym == gym
+    )
+  scores = [v for n, v in numbers.items() if n.startswith("score/")]
+  if len(scores) > 1:
+    numbers["score/macro"] = _mean(scores)
   if valid:
     numbers["episode/turns"] = _mean(len(t.turns) for t in valid)
   sampled = [n for t in valid for n in t.num_sampled_K]
@@ -106,6 +117,7 @@ def trajectory_record(
     "prompt": t.prompt,
     "turns": turns,
     "reward": t.reward,
+    "score": t.score,
     "success": statistics.is_success(t),
     "valid": t.is_valid,
     "stop_reason": str(t.stop_reason),

@@ -53,7 +53,7 @@ class Recorder:
     """
     self._parts = parts
     self._console = console.Console()
-    self._start = time.monotonic()
+    self._start = self._step_start = time.monotonic()
     self._evaluations: list[Mapping[str, Any]] = []
     self._writers: metrics.Writers | None = None
     parts.folder.mkdir(parents=True, exist_ok=True)
@@ -172,6 +172,7 @@ class Recorder:
     self._parts.engine.take_counters()
     self._evaluations.append(summary)
     self._console.show_table(self._evaluations)
+    self._step_start = time.monotonic()  # its time is no training step's
 
   def finish(self, report: pathlib.Path) -> None:
     """Closes the files and says where the report is."""

@@ -30,7 +30,7 @@ from userrl_jax import types
 
 # What is drawn first, in order; every other number follows, folded away.
 CURVES = (
-  ("reward", r"reward/"),
+  ("score", r"score/"),
   ("success", r"success/"),
   ("loss", r"(train/)?loss$"),
   ("entropy", r".*entropy$"),
@@ -43,6 +43,7 @@ CURVES = (
   ("flat groups", r".*flat_share$"),
   ("speed", r".*tokens_per_s$"),
 )
+MEAN = "mean of gyms"
 MAX_TASKS = 200  # whose dialogues are on the page
 MAX_TRAINING = 8  # dialogues from the end of each stage's training
 MAX_CHARS = 6000  # of one text
@@ -93,6 +94,9 @@ def write(run_dir: str | pathlib.Path) -> pathlib.Path:
     colours={s: n % charts.NUM_COLOURS for s, n in colours.items()},
     written=datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
     facts=_facts(run),
+    splits=list(
+      dict.fromkeys(s for e in run.evaluations.values() for s in e.splits)
+    ),
     score_chart=_score_chart(run, colours),
     differences=(differences := _differences(run)),
     difference_chart=_difference_chart(differences, colours),
@@ -143,27 +147,36 @@ def _score_chart(run: run_folder.Run, colours: Mapping[str, int]):
 
 
 def _differences(run: run_folder.Run) -> list[dict[str, Any]]:
-  """Compares each stage with the one before, on the tasks both played."""
+  """Compares stages on the tasks both played, gym by gym and as a mean."""
   rows = []
-  evaluations = list(run.evaluations.items())
-  pairs = list(itertools.pairwise(evaluations))
-  if len(evaluations) > 2:
-    pairs.append((evaluations[0], evaluations[-1]))
-  for (before, a), (after, b) in pairs:
-    for gym in [gym for gym in b.gyms if gym in a.gyms]:
-      row = {"before": before, "after": after, "gym": gym}
+  for before, after in _pairs(run):
+    a, b = run.evaluations[before], run.evaluations[after]
+    shared = {gym: ([gym]) for gym in b.gyms if gym in a.gyms}
+    if len(shared) > 1:
+      shared[MEAN] = list(shared)
+    for name, gyms in shared.items():
+      row = {"before": before, "after": after, "gym": name}
+      sides = ({gym: e.scores[gym] for gym in gyms} for e in (a, b))
       try:
-        row["interval"] = statistics.paired_difference(
-          a.gyms[gym].scores_by_task,
-          b.gyms[gym].scores_by_task,
-          seed=int(run.config.get("seed", 0)),
+        row["interval"] = statistics.paired_macro_difference(
+          [tuple(sides)], seed=int(run.config.get("seed", 0))
         )
       except ValueError as error:
         row["problem"] = str(error)
-      if (a.split, a.temperature) != (b.split, b.temperature):
-        row["problem"] = "another split or temperature: not comparable"
+      if a.temperature != b.temperature:
+        row["problem"] = "another temperature: not comparable"
       rows.append(row)
   return rows
+
+
+def _pairs(run: run_folder.Run) -> list[tuple[str, str]]:
+  """Returns the stages to compare: (before, after)."""
+  arms = [s for s in run.evaluations if s.startswith(run_folder.ARMS)]
+  stages = [stage for stage in run.evaluations if stage not in arms]
+  pairs = list(itertools.pairwise(stages))
+  if len(stages) > 2:
+    pairs.append((stages[0], stages[-1]))
+  return pairs + [(arm, "grpo") for arm in arms if "grpo" in stages]
 
 
 def _difference_chart(
@@ -299,7 +312,7 @@ def _dialogues(run: run_folder.Run) -> dict[str, Any]:
         "id": task,
         "stages": stages,
         "scores": {
-          stage: d["reward"] if _is_valid(d) else None
+          stage: d.get("score", d["reward"]) if _is_valid(d) else None
           for stage, d in stages.items()
         },
       }

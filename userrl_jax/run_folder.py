@@ -11,6 +11,9 @@ from typing import Any
 
 from userrl_jax import statistics
 
+# Stages that others are compared with; `arm@N` is an arm after N updates.
+ARMS = ("continued", "rl_only")
+
 
 @dataclasses.dataclass
 class Run:
@@ -50,6 +53,7 @@ def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
   stages = [str(stage) for stage in run_config.get("stages", ())]
   found = [line["stage"] for line in metrics if "stage" in line]
   stages = list(dict.fromkeys([*stages, *map(str, found), *evaluations]))
+  stages.sort(key=lambda stage: stage.startswith(ARMS))
   played, trained = {}, {}
   for stage in stages:
     path = folder / "transcripts" / f"evaluation_{stage}.jsonl"

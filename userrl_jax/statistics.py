@@ -18,9 +18,10 @@ from userrl_jax import types
 
 NUM_RESAMPLES = 10_000
 CONFIDENCE = 0.95
-SUCCESS_REWARD = 1.0 - 1e-6  # an episode's reward that counts as solved
+SUCCESS_SCORE = 1.0 - 1e-6  # an episode's score that counts as solved
 
 Scores = Sequence[float | None]  # of one task, one for each attempt
+GymScores = Mapping[str, Mapping[str, Scores]]  # gym -> task id -> scores
 
 _MAX_DRAWS = 4_000_000  # resampled task places held at once
 
@@ -39,7 +40,7 @@ class Interval:
 class GymEvaluation:
   """What one gym's episodes came to. None: no valid attempt to tell from."""
 
-  score: float | None  # mean over tasks of the mean reward of valid attempts
+  score: float | None  # mean over tasks of the mean score of valid attempts
   low: float | None
   high: float | None
   success: float | None  # share of solved attempts, averaged like the score
@@ -57,14 +58,21 @@ class Evaluation:
   """What `evaluations/<stage>.json` holds."""
 
   stage: str
-  split: str
   temperature: float
-  gyms: Mapping[str, GymEvaluation]
+  gyms: Mapping[str, GymEvaluation]  # over the tasks of all splits
   macro: Mapping[str, float | None]  # score, low, high: mean over gyms
+  # Split -> gym -> the same of that split's tasks alone: fresh tasks are of
+  # structures that training has, test tasks are not.
+  splits: Mapping[str, Mapping[str, GymEvaluation]]
 
   def to_dict(self) -> dict[str, Any]:
     """Returns the evaluation as JSON-able dicts."""
     return dataclasses.asdict(self)
+
+  @property
+  def scores(self) -> GymScores:
+    """Returns the scores of every gym by task."""
+    return {name: gym.scores_by_task for name, gym in self.gyms.items()}
 
   @classmethod
   def from_dict(cls, values: Mapping[str, Any]) -> "Evaluation":
@@ -74,8 +82,10 @@ class Evaluation:
       ValueError: when a field is missing or unknown.
     """
     try:
-      gyms = {k: GymEvaluation(**v) for k, v in values["gyms"].items()}
-      return cls(**{**values, "gyms": gyms})
+      read = lambda gyms: {k: GymEvaluation(**v) for k, v in gyms.items()}
+      splits = {k: read(v) for k, v in values["splits"].items()}
+      gyms = read(values["gyms"])
+      return cls(**{**values, "gyms": gyms, "splits": splits})
     except (TypeError, KeyError, AttributeError) as error:
       raise ValueError(
         f"an evaluation must have the fields of Evaluation, got {error}"
@@ -141,6 +151,71 @@ def paired_difference(
   Raises:
     ValueError: when they share no task with valid attempts.
   """
+  differences = _differences(a_by_task, b_by_task)
+  return _interval(differences, seed, num_resamples, confidence)
+
+
+def paired_macro_difference(
+  runs: Sequence[tuple[GymScores, GymScores]],
+  *,
+  seed: int = 0,
+  num_resamples: int = NUM_RESAMPLES,
+  confidence: float = CONFIDENCE,
+) -> Interval:
+  """Estimates by how much `b` scores above `a`, as a mean over gyms.
+
+  Method: differences by task as in `paired_difference`, averaged over the
+  tasks of a gym, over gyms, over runs. The bootstrap has two levels: it draws
+  runs with replacement, and for each draw the tasks of each gym. With one run
+  it is of tasks only; with few runs it cannot know much of their spread.
+
+  Args:
+    runs: (a, b) of each run, each gym -> task id -> scores.
+    seed: as in `bootstrap_mean`, like the next two.
+    num_resamples: how many resampled means.
+    confidence: mass of the interval, in (0, 1).
+
+  Raises:
+    ValueError: without runs, or when a gym shares no task between a and b.
+  """
+  if not runs:
+    raise ValueError("a difference over runs needs at least one, got none")
+  differences = []
+  for a, b in runs:
+    if a.keys() != b.keys() or not a:
+      raise ValueError(
+        f"a macro difference needs the same gyms on both sides, got "
+        f"{sorted(a)} and {sorted(b)}"
+      )
+    differences.append([_differences(a[gym], b[gym]) for gym in sorted(a)])
+  drawn = np.random.default_rng(seed).integers(
+    len(runs), size=(num_resamples, len(runs))
+  )
+  places = np.arange(num_resamples)
+  resampled = np.zeros(num_resamples)
+  for slot in range(len(runs)):
+    of_runs = [
+      np.mean(
+        [
+          _resampled_means(values, (seed, slot, run, gym), num_resamples)
+          for gym, values in enumerate(gyms)
+        ],
+        axis=0,
+      )
+      for run, gyms in enumerate(differences)
+    ]
+    resampled += np.stack(of_runs)[drawn[:, slot], places] / len(runs)
+  mean = np.mean([np.mean([v.mean() for v in gyms]) for gyms in differences])
+  tail = (1 - confidence) / 2
+  low, high = np.quantile(resampled, [tail, 1 - tail])
+  num_tasks = sum(values.size for gyms in differences for values in gyms)
+  return Interval(float(mean), float(low), float(high), num_tasks)
+
+
+def _differences(
+  a_by_task: Mapping[str, Scores], b_by_task: Mapping[str, Scores]
+) -> np.ndarray:
+  """Returns [N] float64, b minus a of every task that is valid in both."""
   a, b = task_means(a_by_task), task_means(b_by_task)
   differences = np.array([b[task] - a[task] for task in a if task in b])
   if not differences.size:
@@ -149,7 +224,7 @@ def paired_difference(
       f"{len(a)} and {len(b)} tasks and none in common; evaluate both on the "
       "same tasks"
     )
-  return _interval(differences, seed, num_resamples, confidence)
+  return differences
 
 
 def task_means(scores_by_task: Mapping[str, Scores]) -> dict[str, float]:
@@ -176,7 +251,7 @@ def _interval(
 
 
 def _resampled_means(
-  values: np.ndarray, seed: int, num_resamples: int
+  values: np.ndarray, seed: int | tuple[int, ...], num_resamples: int
 ) -> np.ndarray:
   """Returns [num_resamples] float64, means of values drawn with replacement."""
   generator = np.random.default_rng(seed)
@@ -192,31 +267,29 @@ def is_success(trajectory: types.Trajectory) -> bool:
   """Tells whether an episode was solved.
 
   A gym that says so itself (`info["success"]` of the last turn) is believed;
-  otherwise it is solved when its rewards add up to 1.
+  otherwise it is solved when it earned all that the task can give.
   """
   if trajectory.turns and "success" in trajectory.turns[-1].info:
     return bool(trajectory.turns[-1].info["success"])
-  return trajectory.reward >= SUCCESS_REWARD
+  return trajectory.score >= SUCCESS_SCORE
 
 
 def evaluation_summary(
   trajectories: Sequence[types.Trajectory],
   stage: str,
-  split: str,
   temperature: float,
   seed: int,
 ) -> dict[str, Any]:
   """Summarises the episodes of an evaluation.
 
-  A trajectory's score is the sum of its turn rewards. Invalid ones are left
-  out and counted, and bounds say what the score had been with each of them
-  at 0 or at 1. The macro score is the mean over gyms; its interval resamples
-  the tasks of each gym apart.
+  A trajectory's score is the sum of its turn rewards as a share of what its
+  task can give. Invalid ones are left out and counted, and bounds say what
+  the score had been with each of them at 0 or at 1. The macro score is the
+  mean over gyms; its interval resamples the tasks of each gym apart.
 
   Args:
     trajectories: of any gyms; attempts at a task are told by `member`.
     stage: which stage was evaluated.
-    split: of the tasks.
     temperature: of the sampling.
     seed: of the bootstrap.
 
@@ -240,17 +313,25 @@ def evaluation_summary(
       )
     attempts.append(t)
   gyms = {gym: _gym_evaluation(tasks, seed) for gym, tasks in by_gym.items()}
+  splits = {
+    split: {
+      gym: _gym_evaluation(own, seed)
+      for gym, tasks in by_gym.items()
+      if (own := {k: v for k, v in tasks.items() if v[0].task.split == split})
+    }
+    for split in dict.fromkeys(t.task.split for t in trajectories)
+  }
   return Evaluation(
-    stage, split, float(temperature), gyms, _macro(gyms, seed)
+    stage, float(temperature), gyms, _macro(gyms, seed), splits
   ).to_dict()
 
 
 def _gym_evaluation(
   tasks: Mapping[str, Sequence[types.Trajectory]], seed: int
 ) -> GymEvaluation:
-  def by_task(score, if_invalid=None):
+  def by_task(value, if_invalid=None):
     return {
-      task: [score(t) if t.is_valid else if_invalid for t in attempts]
+      task: [value(t) if t.is_valid else if_invalid for t in attempts]
       for task, attempts in tasks.items()
     }
 
@@ -258,10 +339,10 @@ def _gym_evaluation(
     means = list(task_means(scores_by_task).values())
     return float(np.mean(means)) if means else None
 
-  def reward(t):
-    return t.reward
+  def score(t):
+    return t.score
 
-  scores = by_task(reward)
+  scores = by_task(score)
   attempts = [t for group in tasks.values() for t in group]
   valid = [t for t in attempts if t.is_valid]
   interval = bootstrap_mean(scores, seed=seed) if valid else None
@@ -274,8 +355,8 @@ def _gym_evaluation(
     num_attempts=len(attempts),
     turns=float(np.mean([len(t.turns) for t in valid])) if valid else None,
     invalid=len(attempts) - len(valid),
-    score_if_invalid_0=mean(by_task(reward, 0.0)),
-    score_if_invalid_1=mean(by_task(reward, 1.0)),
+    score_if_invalid_0=mean(by_task(score, 0.0)),
+    score_if_invalid_1=mean(by_task(score, 1.0)),
     scores_by_task=scores,
   )
 

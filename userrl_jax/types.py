@@ -150,6 +150,7 @@ class Trajectory:
   fault: Fault = Fault.OK  # the episode's: OK unless it is invalid
   detail: str = ""
   prompt: str = ""  # system text and first message, for reading only
+  max_score: float = 1.0  # the most that the task's rewards can add up to
 
   @property
   def is_valid(self) -> bool:
@@ -170,6 +171,11 @@ class Trajectory:
   def reward(self) -> float:
     """Returns the sum of the turn rewards."""
     return float(sum(t.reward for t in self.turns))
+
+  @property
+  def score(self) -> float:
+    """Returns the reward as a share of what the task can give."""
+    return self.reward / self.max_score
 
 
 @dataclasses.dataclass(frozen=True)

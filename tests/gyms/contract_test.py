@@ -18,7 +18,10 @@ from userrl_jax.gyms import contract
 CASES = {
   "generated": config.Gyms(num_test_tasks=300),
   "pack": config.Gyms(
-    tasks="pack", levels=(1, 2, 3), max_turns=8, answer_limit=9
+    tasks="pack",
+    levels=(1, 2, 3),
+    max_turns=8,
+    function=config.Function(answer_limit=9),
   ),
 }
 
@@ -35,7 +38,7 @@ def test_gym_keeps_contract(name, check):
 
 
 @pytest.mark.parametrize("name", gyms.GYMS)
-@pytest.mark.parametrize("split", gyms.SPLITS)
+@pytest.mark.parametrize("split", ("train", "dev", "test"))
 def test_pack_keeps_contract(name, split):
   settings = CASES["pack"]
   tasks = gyms.load_tasks(name, settings, split, seed=0)
@@ -103,7 +106,7 @@ class ToyGym(base.Gym):
   async def play(self, state, action):
     self.moods.append(action.content)
     if action.content == self.word:
-      return state, base.Reply("Yes.", "right", 1.0, terminated=True)
+      return state, base.Reply("Yes.", "right", 1.0, True, True)
     if self.flaw == "leaks":
       return state, base.Reply(f"No, not like {self.word}.", "wrong")
     if self.flaw == "random":

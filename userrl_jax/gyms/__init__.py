@@ -1,9 +1,9 @@
 """The gyms by name: games, tasks, demonstrators and canned moves.
 
 A gym is one folder and one line in GYMS. Its package has `Gym` (a `base.Gym`),
-`load_tasks(settings, split, seed)`, `Oracle(task, rng, noise, answer_limit)`
-with `next_action(observations)`, `random_move(rng)` and `hacks(task)`. The
-suite in `contract.py` holds every gym to the same promises.
+`load_tasks(settings, split, seed)`, `Oracle(task, rng, noise, settings)` with
+`next_action(observations)`, `random_move(rng)` and `hacks(task)`. The suite in
+`contract.py` holds every gym to the same promises.
 """
 
 from collections.abc import Callable
@@ -14,19 +14,42 @@ from userrl_jax import config
 from userrl_jax import types
 from userrl_jax.gyms import base
 from userrl_jax.gyms import function
+from userrl_jax.gyms import judging
 
-SPLITS = ("train", "dev", "test")
+# fresh: tasks that training has not seen, of structures that it has; only
+# generated ones. dev and test: of structures that it has not seen.
+SPLITS = ("train", "fresh", "dev", "test")
 
 GYMS: dict[str, ModuleType] = {"function": function}
 
 
-def make(name: str, settings: config.Gyms) -> base.Gym:
+def make(
+  name: str, settings: config.Gyms, judge: judging.Judge | None = None
+) -> base.Gym:
   """Makes a game, to be played once.
 
+  Args:
+    name: of the gym.
+    settings: of all gyms.
+    judge: asks the model that answers as the user; None has rules answer.
+
   Raises:
-    ValueError: when there is no such gym, or a setting does not fit it.
+    ValueError: when there is no such gym, a setting does not fit it, or no
+      model can answer in it.
   """
-  return _entry(name).Gym(settings)
+  entry = _entry(name)
+  if judge is None or not entry.Gym.has_user:
+    return entry.Gym(settings)
+  if not hasattr(entry, "prompted"):
+    raise ValueError(
+      f"a model can answer in {base.either(_with_model())}, got gym {name!r}; "
+      "set user.kind to scripted or leave that gym out"
+    )
+  return entry.Gym(settings, entry.prompted(judge))
+
+
+def _with_model() -> list[str]:
+  return [name for name, entry in GYMS.items() if hasattr(entry, "prompted")]
 
 
 def load_tasks(
@@ -39,8 +62,9 @@ def load_tasks(
     settings: `tasks` is where they come from: `generated` from the seed;
       `pack`, those that come with the gym; or a folder with files released by
       UserRL. `levels` filters all three. `num_train_tasks` and
-      `num_test_tasks` (for dev too) are how many, at most.
-    split: train, dev or test; splits share no latent structure.
+      `num_test_tasks` (of every other split) are how many, at most.
+    split: of SPLITS; only train and fresh share latent structures, and they
+      share no task.
     seed: of generated tasks.
 
   Raises:
@@ -60,7 +84,7 @@ def load_tasks(
 
 
 def oracle(name: str) -> Callable[..., function.Oracle]:
-  """Returns the demonstrator: `oracle(name)(task, rng, noise, answer_limit)`.
+  """Returns the demonstrator: `oracle(name)(task, rng, noise, settings)`.
 
   Raises:
     ValueError: when there is no such gym.

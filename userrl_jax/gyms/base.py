@@ -43,6 +43,7 @@ class Reply:
   outcome: str  # one word for metrics and reports, privileged
   reward: float = 0.0
   terminated: bool = False
+  success: bool = False  # this action won the game
 
 
 def malformed(hint: str) -> Reply:
@@ -57,6 +58,8 @@ class Gym(abc.ABC):
     name: key of the gym in `gyms.GYMS`.
     choices: the choices of `types.CHOICES` that this gym takes.
     max_content_chars: longer contents get a format hint, never a cut.
+    max_observation_chars: no observation is longer.
+    has_user: whether someone answers who could be a model instead of rules.
     state: None before `reset`, then a frozen `State`.
     task: None before `reset`.
   """
@@ -64,6 +67,8 @@ class Gym(abc.ABC):
   name: ClassVar[str]
   choices: ClassVar[tuple[str, ...]]
   max_content_chars: ClassVar[int] = 2000
+  max_observation_chars: ClassVar[int] = 200
+  has_user: ClassVar[bool] = True
   reward_profiles: ClassVar[tuple[str, ...]] = (
     "default",
     "paper",
@@ -118,6 +123,11 @@ class Gym(abc.ABC):
   def undisclosed(self) -> tuple[str, ...]:
     """Returns the strings that no observation may have shown by now."""
 
+  @property
+  def max_score(self) -> float:
+    """The most that the rewards of the current task can add up to."""
+    return 1.0
+
   async def reset(self, task: types.Task, seed: int) -> types.Observation:
     """Opens the game.
 
@@ -150,8 +160,9 @@ class Gym(abc.ABC):
     reward, and changes nothing else. When `play` raises, no turn is spent.
 
     Returns:
-      A step whose `info["outcome"]` names what happened; the turn limit ends
-      the game as truncated unless this turn terminated it.
+      A step whose `info["outcome"]` names what happened, and whose
+      `info["success"]` tells whether it won the game; the turn limit ends the
+      game as truncated unless this turn terminated it.
 
     Raises:
       RuntimeError: before `reset`, after the end, or during another step.
@@ -182,7 +193,7 @@ class Gym(abc.ABC):
       float(reply.reward),
       reply.terminated,
       truncated,
-      {"outcome": reply.outcome},
+      {"outcome": reply.outcome, "success": reply.success},
     )
 
   def clone(self) -> "Gym":

@@ -19,10 +19,8 @@ from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
 
-MAX_SCORE = 1.0  # of an episode, in every gym under its default profile
-MAX_OBSERVATION_CHARS = 200
 MAX_BRIEF_WORDS = 80
-CANNED_BAND = (0.02, 0.15)  # share of MAX_SCORE that thoughtless play earns
+CANNED_BAND = (0.02, 0.15)  # share of the maximum that thoughtless play earns
 
 # Contents that no choice of any gym takes, and choices that no gym offers.
 NO_TEXTS: tuple[Any, ...] = (None, 7, 1.5, True, [], {}, b"x")
@@ -117,7 +115,7 @@ def check_types(subject: Subject) -> None:
     for text in record.texts:
       _expect(isinstance(text, str) and text != "", "an observation is text")
       _expect(
-        len(text) <= MAX_OBSERVATION_CHARS,
+        len(text) <= gym.max_observation_chars,
         f"too long to observe: {text!r:.300}",
       )
     for turn, step in enumerate(record.steps, 1):
@@ -140,9 +138,13 @@ def check_types(subject: Subject) -> None:
         "a game is truncated at its turn limit and only there",
       )
       _expect(
-        isinstance(step.info.get("outcome"), str), "info holds an outcome"
+        isinstance(step.info.get("outcome"), str)
+        and type(step.info.get("success")) is bool,
+        "info holds an outcome, and whether the game was won",
       )
-    _expect(-1e-9 <= record.score <= MAX_SCORE + 1e-9, f"score {record.score}")
+    _expect(
+      -1e-9 <= record.score <= gym.max_score + 1e-9, f"score {record.score}"
+    )
 
 
 def check_prompts(subject: Subject) -> None:
@@ -305,10 +307,15 @@ def check_oracle(subject: Subject) -> None:
   """Checks that the demonstrator reaches the best score on every task."""
   for number, task in enumerate(subject.tasks):
     player = subject.oracle(task, base.episode_rng(task.id, number))
-    record = play(subject.make(), task, player.next_action)
+    gym = subject.make()
+    record = play(gym, task, player.next_action)
     _expect(
-      abs(record.score - MAX_SCORE) <= 1e-9,
-      f"{task.id}: the oracle scores {record.score}: {record.texts}",
+      abs(record.score - gym.max_score) <= 1e-9,
+      f"{task.id}: the oracle scores {record.score} of {gym.max_score}: "
+      f"{record.texts}",
+    )
+    _expect(
+      bool(record.steps[-1].info["success"]), f"{task.id}: no success is told"
     )
 
 
@@ -318,12 +325,13 @@ def check_canned_band(subject: Subject, num_episodes: int = 2000) -> None:
   for number in range(num_episodes):
     task = subject.tasks[number % len(subject.tasks)]
     player = _thoughtless(subject, task, number)
-    record = play(subject.make(), task, player)
-    score += record.score / num_episodes
-  low, high = (share * MAX_SCORE for share in CANNED_BAND)
+    gym = subject.make()
+    score += play(gym, task, player).score / gym.max_score / num_episodes
+  low, high = CANNED_BAND
   _expect(
     low <= score <= high,
-    f"canned random play should score {low} to {high}, got {score:.4f}",
+    f"canned random play should earn {low:.0%} to {high:.0%} of the maximum, "
+    f"got {score:.2%}",
   )
 
 

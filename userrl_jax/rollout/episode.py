@@ -50,10 +50,11 @@ async def play(
     the agent failed.
   """
   turns: list[types.Turn] = []
-  prompt = ""
+  prompt, max_score = "", 1.0
   fault, detail = types.Fault.OK, ""
   try:
     first = await gym.reset(task, seed)
+    max_score = gym.max_score
     system = gym.system_prompt(settings.profile)
     prompt = f"{system}\n\n{first.text}"
     await agent.begin(system, first.text, gym.choices)
@@ -74,6 +75,7 @@ async def play(
     fault=fault,
     detail=detail,
     prompt=prompt,
+    max_score=max_score,
   )
 
 

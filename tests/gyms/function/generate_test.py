@@ -38,7 +38,8 @@ def test_tasks_fit_their_level(level, split):
     assert rule_of(task).operators <= {*operators, *(["**"] * (level == 3))}
     assert ("(" not in secret["rule"]) or level > 1
     assert task.structure == expression.canonical_key(secret["rule"])
-    assert generate.split_of(task.structure) == split
+    home = "train" if split == "fresh" else split
+    assert generate.split_of(task.structure) == home
     assert generate.is_level_1(task.structure) == (level == 1)
     marks.add((secret["rule"], secret["test_case"]))
   assert len(marks) == len({t.id for t in tasks}) == 100
@@ -51,16 +52,32 @@ def test_structures_do_not_cross_splits():
       for seed in range(2)
       for t in generate.tasks(seed, (1, 2, 3), split, 120)
     }
-    for split in generate.SPLITS
+    for split in ("train", "dev", "test")
   }
   for one, other in itertools.combinations(structures.values(), 2):
     assert one and other and not one & other
 
 
+def test_fresh_tasks_are_of_trains_structures_and_no_task_of_train():
+  def keys(split, seed):
+    tasks = generate.tasks(seed, (1, 2), split, 400)
+    return {
+      (t.secret.reveal()["rule"], t.secret.reveal()["test_case"]) for t in tasks
+    }
+
+  fresh = keys("fresh", 0)
+  # Also a train split of another seed has none of them.
+  assert not fresh & keys("train", 0) and not fresh & keys("train", 1)
+  structures = {t.structure for t in generate.tasks(0, (1,), "train", 400)}
+  assert {
+    t.structure for t in generate.tasks(0, (1,), "fresh", 200)
+  } == structures
+
+
 def test_level_1_has_its_nine_classes():
   seen = {
     split: {t.structure for t in generate.tasks(0, (1,), split, 200)}
-    for split in generate.SPLITS
+    for split in ("train", "dev", "test")
   }
   assert {s: len(k) for s, k in seen.items()} == {
     "train": 5,
@@ -142,7 +159,7 @@ def test_pack_has_48_functions_split_by_structure():
   for level in generate.LEVELS:
     counts = {
       split: sum(t.split == split and t.level == level for t in tasks)
-      for split in generate.SPLITS
+      for split in generate.PACK_COUNTS
     }
     assert counts == generate.PACK_COUNTS
   splits = {}

@@ -20,11 +20,16 @@ def make_task(rule, test_case):
   return generate.task("t", "test", 1, rule, test_case)
 
 
-def play(task, *moves, **settings):
+def play(task, *moves, answer_limit=0, **settings):
   """Returns the gym and the steps of moves like 'action 1 2 3 4'."""
 
   async def run():
-    gym = gyms.make("function", config.Gyms(**settings))
+    gym = gyms.make(
+      "function",
+      config.Gyms(
+        function=config.Function(answer_limit=answer_limit), **settings
+      ),
+    )
     await gym.reset(task, 0)
     steps = []
     for move in moves:
@@ -240,7 +245,7 @@ def test_prompts_state_exactly_the_operators(levels, source):
   settings = config.Gyms(levels=levels, tasks=source)
   tasks = [
     t
-    for split in gyms.SPLITS
+    for split in ("train", "dev", "test")
     for t in gyms.load_tasks("function", settings, split, 0)
   ]
   rules = [t.secret.reveal()["rule"] for t in tasks]
@@ -264,7 +269,10 @@ def test_prompts_state_exactly_the_operators(levels, source):
 
 
 def test_prompts_state_the_limits():
-  gym = gyms.make("function", config.Gyms(max_turns=9, answer_limit=4))
+  gym = gyms.make(
+    "function",
+    config.Gyms(max_turns=9, function=config.Function(answer_limit=4)),
+  )
   for profile in base.PROFILES:
     prompt = gym.system_prompt(profile)
     assert "9 turns" in prompt and "4 wrong answers" in prompt
@@ -274,7 +282,9 @@ def test_prompts_state_the_limits():
 
 def test_bad_answer_limit():
   with pytest.raises(ValueError, match="answer_limit"):
-    gyms.make("function", config.Gyms(answer_limit=-1))
+    gyms.make(
+      "function", config.Gyms(function=config.Function(answer_limit=-1))
+    )
 
 
 def test_steps_are_fast():

@@ -14,11 +14,10 @@ from userrl_jax.gyms.function import generate
 from userrl_jax.gyms.function import oracle
 
 
-def play(task, seed=0, noise=0.0, **settings):
+def play(task, seed=0, noise=0.0, answer_limit=0, **settings):
   settings = config.Gyms(levels=(1, 2, 3), **settings)
-  player = oracle.Oracle(
-    task, random.Random(seed), noise, settings.answer_limit
-  )
+  settings.function.answer_limit = answer_limit
+  player = oracle.Oracle(task, random.Random(seed), noise, settings)
   gym = gyms.make("function", settings)
   return contract.play(gym, task, player.next_action)
 

@@ -10,13 +10,14 @@ other split, under whatever names of variables.
 
 from collections.abc import Iterator, Sequence
 import functools
+import hashlib
 import json
 import random
 
 from userrl_jax import types
 from userrl_jax.gyms.function import expression
 
-SPLITS = ("train", "dev", "test")
+SPLITS = ("train", "fresh", "dev", "test")
 LEVELS = (1, 2, 3)
 MAX_RESULT = {1: 60, 2: 200, 3: 200}  # |f(test case)| per level
 # A test case is four distinct ones; level 1 is kept small for small models.
@@ -44,6 +45,7 @@ PACK_COUNTS = {"train": 10, "dev": 2, "test": 4}  # per level; 48 in all
 _MAX_TRIES = 2000  # draws in a row without a new task
 _OPERATORS = {2: "+-*", 3: "+-*/"}
 _SQUARE_SHARE = 0.3  # of the leaves of level 3
+_FRESH_ONE_IN = 8  # tasks of train's structures that train never gets
 # Of 20 buckets of the key's hash, levels 2 and 3: 14 train, 2 dev, 4 test.
 _BUCKETS = ("train",) * 14 + ("dev",) * 2 + ("test",) * 4
 
@@ -57,7 +59,7 @@ def tasks(
   Args:
     seed: of the stream of tasks.
     levels: levels to take turns with, each 1, 2 or 3.
-    split: train, dev or test.
+    split: train, fresh (unseen tasks of train's structures), dev or test.
     count: how many; fewer are always the first of more.
 
   Raises:
@@ -145,7 +147,8 @@ def pack() -> list[dict]:
 def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
   """Yields tasks of one level and split, no two with one rule and test case."""
   rng = random.Random(f"function|{seed}|{level}|{split}")
-  forms = [form for form, where in LEVEL_1_FORMS.items() if where == split]
+  home = "train" if split == "fresh" else split
+  forms = [form for form, where in LEVEL_1_FORMS.items() if where == home]
   seen = set()
   number = num_tries = 0
   while num_tries < _MAX_TRIES:
@@ -154,9 +157,11 @@ def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
     test_case = tuple(rng.sample(TEST_VALUES[level], 4))
     if (rule, test_case) in seen or not _is_fit(rule, test_case, level):
       continue
+    if home == "train" and _is_fresh(rule, test_case) != (split == "fresh"):
+      continue
     if level > 1:
       key = expression.canonical_key(rule)
-      if is_level_1(key) or split_of(key) != split:
+      if is_level_1(key) or split_of(key) != home:
         continue
     seen.add((rule, test_case))
     task_id = f"gen{seed}-L{level}-{split}-{number}"
@@ -167,6 +172,12 @@ def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
     f"level {level} has no more than about {number} {split} tasks; ask for "
     "fewer or add levels"
   )
+
+
+def _is_fresh(rule: str, test_case: Sequence[int]) -> bool:
+  """Returns whether a task of train's structures is kept from training."""
+  digest = hashlib.blake2b(f"{rule}|{test_case}".encode()).digest()
+  return digest[0] % _FRESH_ONE_IN == 0
 
 
 def _is_fit(rule: str, test_case: Sequence[int], level: int) -> bool:

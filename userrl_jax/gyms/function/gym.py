@@ -86,6 +86,7 @@ class FunctionGym(base.Gym):
   name = "function"
   choices = types.CHOICES
   max_content_chars = 80
+  has_user = False
 
   def __init__(self, settings: config.Gyms):
     """Makes a game without a task.
@@ -94,10 +95,10 @@ class FunctionGym(base.Gym):
       ValueError: when a setting does not fit the gym.
     """
     super().__init__(settings)
-    if settings.answer_limit < 0:
+    if settings.function.answer_limit < 0:
       raise ValueError(
-        "gyms.answer_limit must be at least 0 (0 is no limit), got "
-        f"{settings.answer_limit}"
+        "gyms.function.answer_limit must be at least 0 (0 is no limit), got "
+        f"{settings.function.answer_limit}"
       )
     self._value: expression.Number = 0
 
@@ -182,11 +183,13 @@ class FunctionGym(base.Gym):
       return state, base.malformed(_ANSWER_HINT)
     error = abs(fractions.Fraction(content) - self._value)
     if error <= TOLERANCE * max(1, abs(self._value)):
-      reply = base.Reply("Correct.", "correct", REWARD_CORRECT, terminated=True)
+      reply = base.Reply(
+        "Correct.", "correct", REWARD_CORRECT, terminated=True, success=True
+      )
       return state, reply
     num_wrong = state.num_wrong_answers + 1
     state = dataclasses.replace(state, num_wrong_answers=num_wrong)
-    is_last = num_wrong == self.settings.answer_limit
+    is_last = num_wrong == self.settings.function.answer_limit
     text = "Wrong. No answers left." if is_last else "Wrong."
     return state, base.Reply(text, "wrong", terminated=is_last)
 
@@ -219,6 +222,6 @@ def _operators(settings: config.Gyms) -> str:
 
 def _limits(settings: config.Gyms) -> str:
   turns = f"You have {settings.max_turns} turns."
-  if not settings.answer_limit:
+  if not settings.function.answer_limit:
     return turns
-  return f"{turns} {settings.answer_limit} wrong answers lose."
+  return f"{turns} {settings.function.answer_limit} wrong answers lose."

@@ -14,6 +14,7 @@ import fractions
 import random
 import re
 
+from userrl_jax import config
 from userrl_jax import types
 from userrl_jax.gyms.function import canned
 from userrl_jax.gyms.function import expression
@@ -55,7 +56,7 @@ class Oracle:
     task: types.Task,
     rng: random.Random,
     noise: float = 0.0,
-    answer_limit: int = 0,
+    settings: config.Gyms | None = None,
   ):
     """Makes a player of one episode.
 
@@ -63,14 +64,14 @@ class Oracle:
       task: the task, whose rule the oracle may look at.
       rng: of the noise.
       noise: share of turns that are a random canned move instead, in [0, 1].
-      answer_limit: as in the gym's settings: the last answer is never noise.
+      settings: of the gym; the last answer it allows is never noise.
     """
     secret = task.secret.reveal()
     self._rule = expression.parse(secret["rule"])
     self._secret_test_case = tuple(secret["test_case"])
     self._rng = rng
     self._noise = noise
-    self._answer_limit = answer_limit
+    self._answer_limit = settings.function.answer_limit if settings else 0
     self._num_answers = 0
     self._asked: list[_Point] = []
     self._plans: list[_Plan] | None = None

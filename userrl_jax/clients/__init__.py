@@ -1,0 +1,1 @@
+"""Ways to reach a model that runs elsewhere; knows no JAX and no gym."""
