@@ -60,6 +60,21 @@ def test_no_task_twice_in_a_draw_when_epochs_do_not_divide():
   assert max(counts.values()) < 1.3 * min(counts.values())
 
 
+def test_gyms_have_their_shares_of_every_draw():
+  tasks = make_tasks(30, "function") + make_tasks(30, "travel")
+  tasks += make_tasks(15, "telepathy")
+  stream = data.task_stream(tasks, 10, seed=4)
+  seen = collections.Counter()
+  for draw in take(stream, 30):  # four epochs
+    counts = collections.Counter(task.gym for task in draw)
+    assert {g: counts[g] for g in ("function", "travel")} == {
+      "function": 4,
+      "travel": 4,
+    }
+    seen.update(f"{task.gym}/{task.id}" for task in draw)
+  assert len(seen) == 75 and min(seen.values()) > 1
+
+
 def test_seeds_decide_the_order():
   tasks = make_tasks(20)
 

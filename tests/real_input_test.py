@@ -142,8 +142,9 @@ def test_a_narrow_model_of_that_vocabulary_trains(parts, config):
   parts = dataclasses.replace(parts, config=small, model=model, engine=engine)
   run = recorder.Recorder(parts, flags.Command((), "real_input.py", {}))
   params = assembly.first_params(parts)
-  params = train.imitate(parts, run, "cold_start", params)
-  train.reinforce(parts, run, "grpo", params)
+  measure = lambda name, params: pytest.fail("there is no arm to measure")
+  params = train.imitate(parts, run, "cold_start", params, measure)
+  train.reinforce(parts, run, "grpo", params, measure)
   run.finish(report.write(parts.folder))
 
   text = (parts.folder / "metrics.jsonl").read_text()

@@ -19,7 +19,17 @@ from userrl_jax import checkpoint
 from userrl_jax.chat import tokenizers
 from userrl_jax.models import qwen3
 
-STAGES = {"base": 8, "cold_start": 24, "grpo": 6}  # steps of each
+# Steps of each stage, and at which steps its arms are measured besides.
+STAGES = {
+  "base": 8,
+  "cold_start": 24,
+  "grpo": 4,
+  "continued": 6,
+  "rl_only": 6,
+}
+MEASURED = [*list(STAGES)[:3], "continued@4", "continued"]
+MEASURED += ["rl_only@4", "rl_only"]
+GYMS = ("function", "telepathy", "travel")
 RECIPE = f"""
 from userrl_jax import config
 
@@ -27,7 +37,10 @@ from userrl_jax import config
 def get_config():
   c = config.Config(out_dir="given by each test")
   c.model.num_layers = 1
-  c.gyms.num_train_tasks = 16
+  c.stages = {tuple(STAGES)}
+  c.tokenizer.vocab_size = 768
+  c.gyms.names = {GYMS}
+  c.gyms.num_train_tasks = 8
   c.gyms.num_test_tasks = 8
   c.gyms.max_turns = 4
   c.rollout.max_tokens_per_turn = 24
@@ -43,9 +56,12 @@ def get_config():
   c.cold_start.optimizer = c.base.optimizer
   c.cold_start.num_steps = {STAGES["cold_start"]}
   c.grpo.num_iterations = {STAGES["grpo"]}
-  c.grpo.tasks_per_iteration = 4
+  c.grpo.tasks_per_iteration = 3
   c.grpo.group_size = 4
-  c.evaluation.num_tasks = 8
+  c.comparison.continued_steps = {STAGES["continued"]}
+  c.comparison.rl_only_iterations = {STAGES["rl_only"]}
+  c.evaluation.splits = ("fresh", "test")
+  c.evaluation.num_tasks = 4
   c.checkpoint.every_steps = 2
   return c
 """
@@ -142,7 +158,9 @@ def _equal(some, others):
 def test_a_run_shows_its_table_and_where_the_report_is(finished):
   folder, out = finished
   rows = [line.split()[:2] for line in _table(out).splitlines()[2:]]
-  assert [row for row in rows if row] == [[s, "function"] for s in STAGES]
+  assert [row for row in rows if row] == [
+    [stage, gym] for stage in MEASURED for gym in (*GYMS, "mean")
+  ]
   assert f"report: {folder / 'report.html'}" in out
   assert "programs" in out and "padding" in out and "faults" in out
 
@@ -178,10 +196,10 @@ def test_training_learns_in_every_stage(finished):
 def test_the_ledger_holds_what_was_sampled(finished):
   folder, _ = finished
   for line in _lines(folder / "metrics.jsonl"):
-    if line["stage"] == "grpo":
+    if line["stage"] in ("grpo", "rl_only"):
       # Exactly 0 would say that nothing was recomputed.
       assert 0 < line["rollout/logprob_gap_max"] <= 1e-4
-      assert line["rollout/num_valid"] == line["episode/num"] == 16
+      assert line["rollout/num_valid"] == line["episode/num"] == 12
       assert line["rollout/tokens_sampled"] == line["train/num_tokens"]
 
 
@@ -189,23 +207,43 @@ def test_an_update_is_one_program(finished):
   folder, _ = finished
   lines = _lines(folder / "metrics.jsonl")
   assert {line["train/programs"] for line in lines} == {1}
-  assert lines[-1]["rollout/programs"] <= 6
+  assert lines[-1]["rollout/programs"] <= 9
 
 
 def test_evaluations_and_transcripts_are_kept(finished):
   folder, _ = finished
-  for stage in STAGES:
-    gym = json.loads((folder / "evaluations" / f"{stage}.json").read_text())
-    gym = gym["gyms"]["function"]
-    assert gym["num_tasks"] == 8 and gym["invalid"] == 0
+  for stage in MEASURED:
+    gyms = json.loads((folder / "evaluations" / f"{stage}.json").read_text())
     played = _lines(folder / "transcripts" / f"evaluation_{stage}.jsonl")
-    assert {t["split"] for t in played} == {"test"}
-    scores = {t["task"]: [t["reward"]] for t in played}
-    assert scores == gym["scores_by_task"]
+    for name in GYMS:
+      gym, own = gyms["gyms"][name], [t for t in played if t["gym"] == name]
+      assert gym["num_tasks"] == 8 and gym["invalid"] == 0
+      assert [t["split"] for t in own] == ["fresh"] * 4 + ["test"] * 4
+      scores = {t["task"]: [t["score"]] for t in own}
+      assert scores == gym["scores_by_task"]
   trained = _lines(folder / "transcripts" / "grpo.jsonl")
   assert {t["split"] for t in trained} == {"train"}
-  assert {t["step"] for t in trained} == {0, 5}
-  assert len(trained) == 2 * 16
+  assert {t["step"] for t in trained} == {0}
+  assert {t["gym"] for t in trained} == set(GYMS) and len(trained) == 12
+
+
+def test_arms_start_where_they_should(finished):
+  """An arm's first numbers are those of the stage that it repeats."""
+  folder, _ = finished
+  first = {
+    line["stage"]: line
+    for line in _lines(folder / "metrics.jsonl")
+    if line["step"] == 0
+  }
+  last = {line["stage"]: line for line in _lines(folder / "metrics.jsonl")}
+  # The cold start goes on where it was: its loss does not start again.
+  assert (
+    first["continued"]["train/loss"] < first["cold_start"]["train/loss"] / 2
+  )
+  assert first["continued"]["train/loss"] < 2 * last["cold_start"]["train/loss"]
+  assert first["rl_only"]["score/macro"] < first["grpo"]["score/macro"] + 0.2
+  assert not _equal(_params(folder, "grpo"), _params(folder, "rl_only"))
+  assert not _equal(_params(folder, "continued"), _params(folder, "cold_start"))
 
 
 def test_checkpoints_hold_their_tokenizer_and_config(finished):
@@ -222,7 +260,13 @@ def test_checkpoints_hold_their_tokenizer_and_config(finished):
 
 @pytest.mark.parametrize(
   ("stage", "step"),
-  [("grpo", 2), pytest.param("cold_start", 6, marks=pytest.mark.slow)],
+  [
+    ("grpo", 2),
+    *(
+      pytest.param(stage, 4, marks=pytest.mark.slow)
+      for stage in ("base", "cold_start", "continued", "rl_only")
+    ),
+  ],
 )
 def test_a_killed_run_ends_like_one_that_was_not(place, finished, stage, step):
   whole, out = finished

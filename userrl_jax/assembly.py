@@ -72,6 +72,7 @@ def build(config: config_lib.Config) -> Parts:
   model = _model(config)
   mesh = sharding.make_mesh(config.mesh)
   sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
+  asyncio.run(users.check(config.user))
   tasks = load_tasks(config, "train")
   _check_counts(config, len(tasks))
   tokenizer, is_new = _tokenizer(config, folder, tasks)
@@ -247,8 +248,13 @@ def _tokenizer(
   if (folder / "tokenizer").is_dir() and has_begun(folder):
     return tokenizers.load(folder / "tokenizer", settings.kind), False
   texts = demonstrate.corpus(config, tasks[:_NUM_CORPUS_TASKS])
+  phrases = list(chat_lib.PHRASES)
+  for name in config.gyms.names:
+    gym = gyms.make(name, config.gyms)
+    system = gym.system_prompt(config.chat.profile)
+    phrases += chat_lib.prompt_phrases(config.chat.profile, system, gym.choices)
   tokenizer = tokenizers.train_sentencepiece(
-    texts, settings.vocab_size, chat_lib.PHRASES
+    texts, settings.vocab_size, phrases
   )
   return tokenizer, True
 

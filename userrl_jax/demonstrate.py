@@ -50,6 +50,7 @@ def canned(
   """Plays `base.num_episodes` dialogues of canned moves, task after task.
 
   Where they do not divide by the tasks, the first tasks are played once more.
+  Invalid ones are left out.
   """
   num_episodes = config.base.num_episodes
   group_size = -(-num_episodes // len(tasks))
@@ -61,6 +62,7 @@ def canned(
     t
     for i, group in enumerate(groups)
     for t in group.trajectories[: group_size - (i >= num_full)]
+    if t.is_valid
   ]
 
 
@@ -102,8 +104,7 @@ def rank(group: types.Group, top_k: int) -> list[types.Trajectory]:
 def corpus(config: config_lib.Config, tasks: Sequence[types.Task]) -> list[str]:
   """Returns texts of dialogues, to train the built-in tokenizer on.
 
-  Prompts, contents of calls and observations, of canned and of oracle play on
-  `tasks`.
+  Contents of calls and observations, of canned and of oracle play on `tasks`.
   """
   oracle = functools.partial(
     oracle_script,
@@ -118,7 +119,7 @@ def corpus(config: config_lib.Config, tasks: Sequence[types.Task]) -> list[str]:
         for make in (canned_script, oracle):
           gym = gyms.make(task.gym, config.gyms, judge)
           rng = random.Random(f"corpus|{config.seed}|{task.id}")
-          texts += await _texts(gym, task, make(task, rng), config)
+          texts += await _texts(gym, task, make(task, rng))
     return texts
 
   return asyncio.run(play_all())
@@ -128,11 +129,9 @@ async def _texts(
   gym: base.Gym,
   task: types.Task,
   script: scripted.Script,
-  config: config_lib.Config,
 ) -> list[str]:
   first = await gym.reset(task, seed=0)
-  texts = [gym.system_prompt(config.chat.profile)]
-  observations = [first.text]
+  texts, observations = [], [first.text]
   while True:
     action = script(observations)
     texts.append(action.content)

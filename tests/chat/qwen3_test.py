@@ -181,3 +181,25 @@ def test_refuses_unknown_profiles_and_choices(small_tokenizer):
     qwen3.Chat(small_tokenizer, "short")
   with pytest.raises(ValueError, match="finish"):
     qwen3.Chat(small_tokenizer).prompt_ids("", "", ("finish",))
+
+
+@pytest.mark.parametrize("profile", qwen3.PROFILES)
+def test_a_system_turn_can_be_a_few_pieces(profile):
+  system, choices = "Guess the word.", ("action", "answer")
+  phrases = qwen3.prompt_phrases(profile, system, choices)
+  tokenizer = tokenizers.train_sentencepiece(
+    ["Guess"], 512, [*qwen3.PHRASES, *phrases]
+  )
+  plain = tokenizers.train_sentencepiece(["Guess"], 512, qwen3.PHRASES)
+  ids, longer = (
+    qwen3.Chat(t, profile).prompt_ids(system, "Hello.", choices)
+    for t in (tokenizer, plain)
+  )
+  assert tokenizer.decode(ids) == plain.decode(longer)
+  body = tokenizer.encode("user\n")[0]
+  text_ids = [
+    i for i in ids[: ids.index(body)] if i not in tokenizer.special_ids.values()
+  ]
+  # "system\n", the phrases, and the line break between the two turns.
+  assert len(text_ids) == 1 + len(phrases) + 1
+  assert len(ids) < len(longer) / 2

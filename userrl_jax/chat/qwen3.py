@@ -84,15 +84,9 @@ class Chat:
       raise ValueError(
         f"choices must be among {', '.join(types.CHOICES)}, got {unknown}"
       )
-    blocks = [[system]] if system else []
-    if choices:
-      blocks.append(self._tool_block(choices))
-    parts = []
-    if blocks:
-      parts = [_IM_START, "system\n", *blocks[0]]
-      for block in blocks[1:]:
-        parts += ["\n\n", *block]
-      parts += [_IM_END, "\n"]
+    parts = _system_parts(self.profile, system, choices)
+    if parts:
+      parts = [_IM_START, "system\n", *parts, _IM_END, "\n"]
     return self._ids(*parts, *_user_turn(user), *self._opening())
 
   def call_ids(
@@ -139,13 +133,6 @@ class Chat:
       return opening
     return (*opening, _THINK, "\n\n", _THINK_END, "\n\n")
 
-  def _tool_block(self, choices: Sequence[str]) -> list[str]:
-    if self.profile == "full":
-      schema = json.dumps(tool_schema(choices), ensure_ascii=False)
-      return _full_tool_block(schema)
-    form = _call_json(types.Action("|".join(choices), "..."))
-    return ["Reply:\n", _CALL, form, _CALL_END]
-
   def _ids(self, *parts: str) -> list[int]:
     """Encodes parts; text between two markers is encoded in one go."""
     ids, text = [], ""
@@ -157,6 +144,25 @@ class Chat:
       else:
         text += part
     return ids + self.tokenizer.encode(text)
+
+
+def prompt_phrases(
+  profile: str, system: str, choices: Sequence[str]
+) -> list[str]:
+  """Returns the texts of a system turn, as pieces for a small tokenizer.
+
+  They are the same in every dialogue of a gym. To a model that starts from
+  random weights such a text can say no more than which gym it is, so one id
+  says it as well as a hundred.
+  """
+  texts, text = [], ""
+  for part in _system_parts(profile, system, choices):
+    if isinstance(part, tokenizers.Special):
+      texts.append(text)
+      text = ""
+    else:
+      text += part
+  return [text for text in [*texts, text] if text.strip()]
 
 
 def tool_schema(choices: Sequence[str]) -> dict:
@@ -197,6 +203,22 @@ _CALL = tokenizers.Special.TOOL_CALL
 _CALL_END = tokenizers.Special.TOOL_CALL_END
 _RESPONSE = tokenizers.Special.TOOL_RESPONSE
 _RESPONSE_END = tokenizers.Special.TOOL_RESPONSE_END
+
+
+def _system_parts(
+  profile: str, system: str, choices: Sequence[str]
+) -> list[str]:
+  """Returns what stands in a system turn, texts and markers."""
+  parts = [system] if system else []
+  if not choices:
+    return parts
+  if parts:
+    parts.append("\n\n")
+  if profile == "full":
+    schema = json.dumps(tool_schema(choices), ensure_ascii=False)
+    return parts + _full_tool_block(schema)
+  form = _call_json(types.Action("|".join(choices), "..."))
+  return [*parts, "Reply:\n", _CALL, form, _CALL_END]
 
 
 def _user_turn(text: str) -> tuple[str, ...]:

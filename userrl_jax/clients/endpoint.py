@@ -114,7 +114,7 @@ class Endpoint:
     self._client = openai.AsyncOpenAI(
       api_key=self._key,
       base_url=self._base_url,
-      timeout=self._settings.timeout_s,
+      timeout=None,  # theirs starts anew with every chunk; ours: see _ask
       max_retries=0,  # ours are counted and bounded
     )
     # A semaphore belongs to the event loop on which it first waited.
@@ -140,21 +140,22 @@ class Endpoint:
         USER_REFUSAL, or USER_UNPARSABLE (a reply that is empty or cut off).
       RuntimeError: when the endpoint is not open.
     """
-    if self._client is None:
+    client = self._client
+    if client is None:
       raise RuntimeError("open the endpoint with `async with` before asking it")
-    for num_failed in range(self._settings.num_retries + 1):
-      if num_failed:
-        await asyncio.sleep(self._wait_s(num_failed, outcome.wait_s))
-        self._totals["num_retries"] += 1
+    num_failed = 0
+    while True:
       async with self._slots:
-        outcome = await self._ask(self._client, messages)
+        outcome = await self._ask(client, messages)
       if isinstance(outcome, str):
         return outcome
-      if not outcome.may_retry:
-        break
-    fault = str(outcome.fault)
-    self._failures[fault] = self._failures.get(fault, 0) + 1
-    raise types.FaultError(outcome.fault, outcome.detail)
+      num_failed += 1
+      if not outcome.may_retry or num_failed > self._settings.num_retries:
+        fault = str(outcome.fault)
+        self._failures[fault] = self._failures.get(fault, 0) + 1
+        raise types.FaultError(outcome.fault, outcome.detail)
+      await asyncio.sleep(self._wait_s(num_failed, outcome.wait_s))
+      self._totals["num_retries"] += 1
 
   async def _ask(
     self, client: openai.AsyncOpenAI, messages: Sequence[Mapping[str, str]]
@@ -163,12 +164,8 @@ class Endpoint:
     settings = self._settings
     limit: dict[str, Any] = {self._limit: settings.max_tokens}
     chat: Any = messages  # the library's own types name every role apart
-    late = _Failure(
-      types.Fault.USER_TIMEOUT, f"no answer in {settings.timeout_s:g} s", True
-    )
     self._totals["num_requests"] += 1
     try:
-      # The library's timeout starts anew with every chunk; this one does not.
       async with asyncio.timeout(settings.timeout_s):
         reply = await client.chat.completions.create(
           model=settings.model,
@@ -176,8 +173,10 @@ class Endpoint:
           temperature=settings.temperature,
           **limit,
         )
-    except (TimeoutError, openai.APITimeoutError):
-      return late
+    except TimeoutError:
+      return _Failure(
+        types.Fault.USER_TIMEOUT, f"no answer in {settings.timeout_s:g} s", True
+      )
     except openai.APIStatusError as error:
       failure = self._status_failure(error)
     except openai.OpenAIError as error:
@@ -198,7 +197,8 @@ class Endpoint:
   ) -> _Failure | ValueError:
     """Returns what an HTTP error means for a request, or for the set-up."""
     status = error.status_code
-    codes = [c for c in (error.code, error.type, error.param) if self._tells(c)]
+    said: list[Any] = [error.code, error.type, error.param]
+    codes: list[str] = [code for code in said if self._tells(code)]
     detail = f"HTTP {status}" + (f" ({', '.join(codes)})" if codes else "")
     if not set(_REFUSAL_CODES).isdisjoint(codes):
       return _Failure(types.Fault.USER_REFUSAL, f"refused: {detail}")
@@ -230,7 +230,7 @@ class Endpoint:
   def _text(self, reply: Any) -> str | _Failure:
     """Returns the text of a reply, which the library does not check."""
     self._count_tokens(getattr(reply, "usage", None))
-    choices = getattr(reply, "choices", None)
+    choices: Any = getattr(reply, "choices", None)
     message = getattr(choices[0], "message", None) if choices else None
     if message is None:
       return self._no_completion()

@@ -15,12 +15,18 @@ from userrl_jax import types
 from userrl_jax.gyms import base
 from userrl_jax.gyms import function
 from userrl_jax.gyms import judging
+from userrl_jax.gyms import telepathy
+from userrl_jax.gyms import travel
 
 # fresh: tasks that training has not seen, of structures that it has; only
 # generated ones. dev and test: of structures that it has not seen.
 SPLITS = ("train", "fresh", "dev", "test")
 
-GYMS: dict[str, ModuleType] = {"function": function}
+GYMS: dict[str, ModuleType] = {
+  "function": function,
+  "telepathy": telepathy,
+  "travel": travel,
+}
 
 
 def make(
@@ -45,7 +51,7 @@ def make(
       f"a model can answer in {base.either(_with_model())}, got gym {name!r}; "
       "set user.kind to scripted or leave that gym out"
     )
-  return entry.Gym(settings, entry.prompted(judge))
+  return entry.Gym(settings, entry.prompted.prompted(judge))
 
 
 def _with_model() -> list[str]:

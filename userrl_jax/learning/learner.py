@@ -391,6 +391,6 @@ def _group_metrics(scores_PG: jax.Array, valid_PG: jax.Array) -> Metrics:
   num_valid = jnp.maximum(valid_PG.sum(), 1)
   return {
     "advantage/flat_share": flat_P.sum() / jnp.maximum(has_member_P.sum(), 1),
-    "score/mean": jnp.where(valid_PG, scores_PG, 0).sum() / num_valid,
+    "advantage/mean_score": jnp.where(valid_PG, scores_PG, 0).sum() / num_valid,
     "rollout/num_valid": valid_PG.sum().astype(jnp.float32),
   }

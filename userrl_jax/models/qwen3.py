@@ -75,7 +75,7 @@ def _published(
 
 PRESETS: dict[str, Config] = {
   "qwen3_tiny": Config(
-    vocab_size=512,
+    vocab_size=768,
     hidden_size=128,
     num_layers=4,
     num_heads=4,

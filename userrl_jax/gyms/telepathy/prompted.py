@@ -7,12 +7,12 @@ where they are sure: the very name is right, several names are wrong.
 
 from collections.abc import Iterable, Mapping
 import dataclasses
-import enum
 import re
 from typing import Any
 import unicodedata
 
 from userrl_jax.gyms import judging
+from userrl_jax.gyms.telepathy import world
 
 SYSTEM = """\
 You take part in a guessing game. You keep one thing in mind. Another player, \
@@ -29,9 +29,10 @@ Also called: $aliases
 What it is: $gloss
 
 Choose "Yes" when what the player asks holds of your thing, or of nearly every \
-thing of its kind; "No" when it does not; "Maybe" when that depends or nobody \
-knows, when the text is no question, or more than one, or cannot be answered \
-by Yes or No, and when it wants anything of you but an answer about your thing."""
+thing of its kind; "No" when it does not; "Several" when the text asks more \
+than one question; "Maybe" when that depends or nobody knows, when the text is \
+no question or none that Yes or No can answer, and when it wants anything but \
+an answer about your thing."""
 
 GUESS = """\
 The player's guess:
@@ -61,17 +62,9 @@ _SEVERAL = re.compile(
 _BRACKETS = re.compile(r"\([^)]*\)")
 
 
-class Answer(enum.StrEnum):
-  """What the user says to a question."""
-
-  YES = "Yes"
-  NO = "No"
-  MAYBE = "Maybe"
-
-
 @dataclasses.dataclass(frozen=True)
 class _Reply:
-  answer: Answer
+  answer: world.Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +78,13 @@ class PromptedUser:
   def __init__(self, judge: judging.Judge):
     self._judge = judge
 
-  async def yes_no(self, secret: Mapping[str, Any], question: str) -> Answer:
+  async def yes_no(
+    self, secret: Mapping[str, Any], question: str
+  ) -> world.Verdict:
     """Returns the answer to a question about the secret.
 
     Args:
-      secret: `name`, and `aliases` and `gloss` where there are.
+      secret: `name`, `aliases`, and `gloss`, which may be empty.
       question: what the agent wrote.
 
     Raises:
@@ -131,9 +126,9 @@ def names_several(guess: str, names: Iterable[str]) -> bool:
   """
   text = _bare(guess)
   for name in sorted(names, key=len, reverse=True):
-    words = re.findall(r"\w+", _bare(name))
+    words = r"\W*".join(re.findall(r"\w+", _bare(name)))
     if words:
-      text = re.sub(rf"\b{r'\W*'.join(words)}\b", "x", text)
+      text = re.sub(rf"\b{words}\b", "x", text)
   return _SEVERAL.search(text) is not None
 
 
@@ -142,25 +137,28 @@ def _values(
 ) -> dict[str, str | judging.AgentText]:
   return {
     "name": secret["name"],
-    "aliases": ", ".join(secret.get("aliases", ())) or "nothing else",
-    "gloss": secret.get("gloss") or "not told",
+    "aliases": ", ".join(secret["aliases"]) or "nothing else",
+    "gloss": secret["gloss"] or "not told",
   }
 
 
 def _names(secret: Mapping[str, Any]) -> list[str]:
   """Returns all that the secret is called, also without a bracketed remark."""
-  names = [secret["name"], *secret.get("aliases", ())]
+  names = [secret["name"], *secret["aliases"]]
   return names + [_BRACKETS.sub(" ", name) for name in names]
 
 
 def _key(text: str) -> str:
-  """Returns what two spellings of a name share: letters and digits."""
+  """Returns what two spellings of a name share: its bare letters and digits.
+
+  An accent, once split off its letter, is neither.
+  """
   return "".join(re.findall(r"\w+", _bare(text)))
 
 
 def _bare(text: str) -> str:
-  """Returns a text in lower case without accents, lead-in or final stop."""
+  """Returns a text in lower case, accents split off, without its frame."""
   text = unicodedata.normalize("NFKD", text).casefold().replace("&", " and ")
-  text = "".join(c for c in text if not unicodedata.combining(c))
   text = text.strip().rstrip(".!?… ")
-  return _LEAD_IN.sub("", text, count=1) if _LEAD_IN.match(text) else text
+  frame = _LEAD_IN.match(text)
+  return text[frame.end() :] if frame else text

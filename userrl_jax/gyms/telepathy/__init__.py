@@ -1,0 +1,39 @@
+"""Everything about the Telepathy gym: game, tasks, demonstrator, canned moves.
+
+The names below are what `gyms.GYMS` expects of every gym's package.
+"""
+
+from userrl_jax import config
+from userrl_jax import types
+from userrl_jax.gyms.telepathy import canned
+from userrl_jax.gyms.telepathy import generate
+from userrl_jax.gyms.telepathy import gym
+from userrl_jax.gyms.telepathy import oracle
+from userrl_jax.gyms.telepathy import prompted as prompted
+from userrl_jax.gyms.telepathy import released
+
+Gym = gym.TelepathyGym
+Oracle = oracle.Oracle
+random_move = canned.random_move
+hacks = canned.hacks
+
+
+def load_tasks(
+  settings: config.Gyms, split: str, seed: int
+) -> list[types.Task]:
+  """Returns the tasks of a split, at most as many as the settings ask for.
+
+  Raises:
+    ValueError: when a file is missing or broken.
+  """
+  is_train = split == "train"
+  count = settings.num_train_tasks if is_train else settings.num_test_tasks
+  if settings.tasks == "generated":
+    levels = tuple(settings.levels)
+    return list(generate.tasks(seed, levels, split, count))
+  if settings.tasks == "pack":
+    tasks = released.read_pack()
+  else:
+    tasks = released.read_folder(settings.tasks)
+  chosen = [t for t in tasks if t.split == split and t.level in settings.levels]
+  return chosen[:count]

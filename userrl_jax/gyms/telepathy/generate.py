@@ -1,0 +1,246 @@
+"""Tasks of the Telepathy gym from a seed: a thing, and what is told of it.
+
+Level 1 lists six candidates, core entities of six of the eight categories;
+level 2 tells the category and level 3 nothing, and both may add up to two
+hints, each a question with its reply. Splits are made by structure: at level 1
+the set of the candidates' categories, else the thing itself.
+
+  python -m userrl_jax.gyms.telepathy.generate > tasks.jsonl   # makes the pack
+"""
+
+from collections.abc import Iterator, Sequence
+import functools
+import hashlib
+import itertools
+import json
+import random
+
+from userrl_jax import types
+from userrl_jax.gyms.telepathy import world
+
+SPLITS = ("train", "fresh", "dev", "test")
+LEVELS = (1, 2, 3)
+NUM_CANDIDATES = 6
+MAX_HINTS = 2
+
+# Level 1: the two categories that a set of six leaves out, where it is not of
+# train. A pair may differ in size, or else in being made, or only in sound;
+# that decides which question splits its six candidates in halves, and all
+# splits hold such pairs in about the shares 4 : 2 : 1 of all 28.
+LEFT_OUT = {
+  frozenset(pair.split()): split
+  for pair, split in {
+    "food vehicle": "test",
+    "animal plant": "test",
+    "clothing nature": "test",
+    "instrument building": "test",
+    "animal clothing": "test",
+    "building nature": "test",
+    "clothing instrument": "test",
+    "food building": "dev",
+    "plant instrument": "dev",
+    "vehicle nature": "dev",
+  }.items()
+}
+
+# Above level 1: by the place of a thing in its category; core ones come first.
+_SPLIT_OF_PLACE = ("train",) * 4 + ("dev", "test")
+
+PACK_SEED = 0
+PACK_COUNTS = {"train": 9, "dev": 2, "test": 3}  # per level; 42 in all
+
+_MAX_TRIES = 3000  # draws in a row without a new task
+_FRESH_ONE_IN = 8  # tasks of train's structures that train never gets
+
+# The name, the candidates (level 1) and the keys of the hints (above).
+_Drawn = tuple[str, tuple[str, ...], tuple[str, ...]]
+
+
+@functools.lru_cache(maxsize=64)
+def tasks(
+  seed: int, levels: tuple[int, ...], split: str, count: int
+) -> tuple[types.Task, ...]:
+  """Generates tasks, the same ones for the same arguments everywhere.
+
+  Args:
+    seed: of the stream of tasks.
+    levels: levels to take turns with, each 1, 2 or 3.
+    split: train, fresh (unseen tasks of train's structures), dev or test.
+    count: how many; fewer are always the first of more.
+
+  Raises:
+    ValueError: when an argument is out of range, or there are not so many.
+  """
+  if split not in SPLITS:
+    raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+  if not levels or any(level not in LEVELS for level in levels):
+    raise ValueError(f"levels must be some of {LEVELS}, got {tuple(levels)}")
+  streams = {
+    level: _draw_tasks(seed, level, split) for level in dict.fromkeys(levels)
+  }
+  return tuple(
+    next(streams[levels[i % len(levels)]]) for i in range(max(0, count))
+  )
+
+
+def task(
+  task_id: str,
+  split: str,
+  level: int,
+  name: str,
+  candidates: Sequence[str] = (),
+  hints: Sequence[str] = (),
+) -> types.Task:
+  """Makes the task of an entity.
+
+  Args:
+    task_id: unique within the gym.
+    split: of gyms.SPLITS.
+    level: 1, 2 or 3.
+    name: of the entity to guess.
+    candidates: at level 1, names that hold it.
+    hints: at other levels, keys of attributes to tell.
+  """
+  entity = world.entities()[name]
+  public: dict = {"candidates": tuple(candidates)}
+  if level > 1:
+    public = {"category": entity.category} if level == 2 else {}
+    public["hints"] = tuple(_hint(entity, key) for key in hints)
+  secret = {"name": name, "aliases": entity.aliases, "gloss": entity.gloss}
+  return types.Task(
+    gym="telepathy",
+    id=task_id,
+    split=split,
+    level=level,
+    structure=structure(level, name, candidates),
+    public=public,
+    secret=types.Secret(secret),
+  )
+
+
+def structure(level: int, name: str, candidates: Sequence[str]) -> str:
+  """Returns the key that splits are made by; it must not tell the name."""
+  if level == 1:
+    found = {world.entities()[c].category for c in candidates}
+    return " ".join(sorted(found))
+  return hashlib.blake2b(
+    f"telepathy|{name}".encode(), digest_size=6
+  ).hexdigest()
+
+
+def split_of(level: int, name: str, candidates: Sequence[str] = ()) -> str:
+  """Returns the split that a task's structure belongs to."""
+  entity = world.entities()[name]
+  if level == 1:
+    found = {world.entities()[c].category for c in candidates}
+    return LEFT_OUT.get(frozenset(world.openings()) - found, "train")
+  return _SPLIT_OF_PLACE[world.members(entity.category).index(entity)]
+
+
+def pack() -> list[dict]:
+  """Returns the records of the committed pack, one a line of tasks.jsonl.
+
+  No two share a structure: above level 1, no thing comes twice.
+  """
+  records: list[dict] = []
+  used: set[str] = set()
+  for level, (split, count) in itertools.product(LEVELS, PACK_COUNTS.items()):
+    stream = _draw(PACK_SEED, level, split)
+    for number in range(1, count + 1):
+      name, candidates, hints = next(
+        drawn for drawn in stream if structure(level, *drawn[:2]) not in used
+      )
+      key = structure(level, name, candidates)
+      used.add(key)
+      records.append(
+        {
+          "id": f"pack-L{level}-{split}-{number}",
+          "split": split,
+          "level": level,
+          "structure": key,
+          "name": name,
+          "candidates": list(candidates),
+          "hints": list(hints),
+        }
+      )
+  return records
+
+
+def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
+  for number, drawn in enumerate(_draw(seed, level, split)):
+    task_id = f"gen{seed}-L{level}-{split}-{number}"
+    yield task(task_id, split, level, *drawn)
+
+
+def _draw(seed: int, level: int, split: str) -> Iterator[_Drawn]:
+  """Yields what makes the tasks of one level and split, nothing twice."""
+  rng = random.Random(f"telepathy|{seed}|{level}|{split}")
+  home = "train" if split == "fresh" else split
+  draw = _draw_candidates if level == 1 else _draw_hints
+  seen: set[_Drawn] = set()
+  num_tries = 0
+  while num_tries < _MAX_TRIES:
+    num_tries += 1
+    drawn = draw(rng, home)
+    if drawn in seen:
+      continue
+    if home == "train" and _is_fresh(drawn) != (split == "fresh"):
+      continue
+    seen.add(drawn)
+    yield drawn
+    num_tries = 0
+  raise ValueError(
+    f"level {level} has no more than about {len(seen)} {split} tasks; ask for "
+    "fewer or add levels"
+  )
+
+
+def _is_fresh(drawn: _Drawn) -> bool:
+  """Returns whether a task of train's structures is kept from training."""
+  digest = hashlib.blake2b(repr(drawn).encode()).digest()
+  return digest[0] % _FRESH_ONE_IN == 0
+
+
+def _draw_candidates(rng: random.Random, split: str) -> _Drawn:
+  """Returns a task of level 1: six candidates, and which it is."""
+  categories = rng.choice(_category_sets(split))
+  candidates = [
+    rng.choice(world.members(category)[: world.NUM_CORE]).name
+    for category in categories
+  ]
+  rng.shuffle(candidates)
+  return rng.choice(candidates), tuple(candidates), ()
+
+
+def _draw_hints(rng: random.Random, split: str) -> _Drawn:
+  """Returns a task of level 2 or 3: a thing, and hints in a fixed order."""
+  entity = rng.choice(_entities(split))
+  known = [key for key, v in entity.values.items() if v != world.Verdict.MAYBE]
+  places = rng.sample(range(len(known)), rng.randint(0, MAX_HINTS))
+  return entity.name, (), tuple(known[place] for place in sorted(places))
+
+
+@functools.cache
+def _category_sets(split: str) -> tuple[tuple[str, ...], ...]:
+  sets = itertools.combinations(world.openings(), NUM_CANDIDATES)
+  categories = frozenset(world.openings())
+  return tuple(
+    found
+    for found in sets
+    if LEFT_OUT.get(categories.difference(found), "train") == split
+  )
+
+
+@functools.cache
+def _entities(split: str) -> tuple[world.Entity, ...]:
+  everything = world.entities().values()
+  return tuple(e for e in everything if split_of(2, e.name) == split)
+
+
+def _hint(entity: world.Entity, key: str) -> str:
+  return f"{world.attributes()[key].question} {entity.values[key]}."
+
+
+if __name__ == "__main__":
+  for record in pack():
+    print(json.dumps(record))

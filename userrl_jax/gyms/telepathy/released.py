@@ -1,0 +1,265 @@
+"""Reads tasks of the Telepathy gym from files: our pack and UserRL's own.
+
+A file comes in and checked tasks go out. A record that is not what it should
+be is an error that names the file, the record, the field and what was expected.
+
+UserRL splits its 401 things by row, over 188 categories that overlap (`animal`,
+`animals`, `marine_animal`). Here categories are gathered into families, and
+whole families, in the order of the hash of their names, fill the shares of test
+and dev as long as they fit: training sees no kind of thing that a test asks.
+"""
+
+import collections
+from collections.abc import Iterable
+import functools
+import hashlib
+import json
+import pathlib
+import re
+from typing import Any
+
+from userrl_jax import types
+from userrl_jax.gyms.telepathy import generate
+from userrl_jax.gyms.telepathy import gym
+from userrl_jax.gyms.telepathy import world
+
+FILE_NAME = "all_entities_refined.json"
+LEVEL = 2  # the description tells the kind of thing, as ours of level 2 does
+SHARES = {"test": 0.1, "dev": 0.05}  # the rest is train
+PACK_PATH = pathlib.Path(__file__).with_name("tasks.jsonl")
+
+# A category is of the first family that has one of its words.
+_FAMILIES = {
+  "fiction": "fictional legendary mythical mythology animated cartoon sci "
+  "superhero vampire character fairy",
+  "people": "person people figure artist athlete author celebrity composer "
+  "entertainer leader icon humanitarian mathematician actor painter "
+  "philosopher scientist singer personality entrepreneur writer musician",
+  "space": "astronomical astronomy celestial galaxy planet space star",
+  "weather": "phenomenon weather season",
+  "games": "game gaming puzzle toy",
+  "events": "event holiday festival award period civilization",
+  "sport": "sport sporting motorsport physical wellness",
+  "music": "music musical song classical instrument",
+  "screen": "movie film television franchise",
+  "books": "book literature novel play",
+  "stage and arts": "artwork art ballet performance performing dance painting",
+  "animals": "animal bird dinosaur dog fish marine marsupial creature reptile "
+  "prehistoric insect mammal",
+  "food": "food beverage cuisine dessert dish fruit vegetable drink",
+  "plants": "plant flower tree",
+  "transport": "aircraft vehicle transport transportation car ship",
+  "technology": "technology device gadget computer software programming "
+  "platform social company brand invention",
+  "household": "appliance object tool utensil furniture clothing",
+  "science": "element molecule chemical mathematical process science gemstone",
+  "monuments": "ancient historical landmark monument structure building "
+  "museum artistic ride",
+  "places": "city country forest geographic geographical geography geological "
+  "island place park mountain natural water waterfall",
+}
+_PLURALS = (("cities", "city"), ("countries", "country"))
+
+
+def read_folder(folder: str) -> tuple[types.Task, ...]:
+  """Returns the tasks of a folder with UserRL's file of things, in its order.
+
+  Rules cannot play them: they know nothing of these things.
+
+  Raises:
+    ValueError: when the folder or the file is missing or has a broken record.
+  """
+  path = pathlib.Path(folder).expanduser()
+  if not path.is_dir():
+    raise ValueError(
+      "gyms.tasks must be 'generated', 'pack' or a folder with "
+      f"{FILE_NAME}; there is no folder {str(path)!r}"
+    )
+  path = path / FILE_NAME
+  if not path.is_file():
+    raise ValueError(
+      f"the folder of gyms.tasks must hold {FILE_NAME}; there is no file "
+      f"{str(path)!r}"
+    )
+  return _read_released(path, path.stat().st_mtime_ns)
+
+
+def read_pack(path: pathlib.Path = PACK_PATH) -> tuple[types.Task, ...]:
+  """Returns the tasks of a pack: JSON, one task a line.
+
+  Raises:
+    ValueError: when the file is missing or has a broken line.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise ValueError(f"a pack must be a file; there is none at {str(path)!r}")
+  return _read_pack(path, path.stat().st_mtime_ns)
+
+
+def family(category: str) -> str:
+  """Returns the family of a category; one of no family is its own."""
+  words = re.findall(r"[a-z]+", category.lower())
+  for plural, singular in _PLURALS:
+    words = [singular if word == plural else word for word in words]
+  forms = {*words, *(word.removesuffix("s") for word in words)}
+  for name, members in _FAMILIES.items():
+    if forms & set(members.split()):
+      return name
+  return " ".join(words)
+
+
+@functools.lru_cache(maxsize=8)
+def _read_released(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
+  try:
+    records = json.loads(_text(path))
+  except ValueError as error:
+    raise ValueError(f"{path}: must be a list in JSON; {error}") from error
+  if not isinstance(records, list):
+    raise ValueError(f"{path}: must be a list of things, got {records!r:.60}")
+  ids: dict[str, str] = {}
+  for number, record in enumerate(records, 1):
+    where = f"{path}, record {number}"
+    for name in ("id", "title", "description", "target_entity", "category"):
+      _text_field(where, record, name)
+    _check_id(where, record, ids, f"record {number}")
+    _check_length(where, record, "title", gym.MAX_GUESS_CHARS)
+    limit = gym.TelepathyGym.max_observation_chars
+    _check_length(where, record, "description", limit)
+    if not re.search("[a-zA-Z]", record["category"]):
+      raise ValueError(
+        f"{where}: field 'category' must have a word, got "
+        f"{record['category']!r}"
+      )
+    for name in ("title", "target_entity"):
+      if record[name].lower() in record["description"].lower():
+        raise ValueError(
+          f"{where}: field 'description' is public and must not tell field "
+          f"{name!r}; reword it"
+        )
+  families = [family(record["category"]) for record in records]
+  splits = _splits(families)
+  return tuple(
+    types.Task(
+      gym="telepathy",
+      id=record["id"],
+      split=splits[kind],
+      level=LEVEL,
+      structure=kind,
+      public={"description": record["description"]},
+      secret=types.Secret(
+        {
+          "name": record["title"],
+          "aliases": (),
+          "gloss": record["target_entity"],
+        }
+      ),
+    )
+    for record, kind in zip(records, families, strict=True)
+  )
+
+
+@functools.lru_cache(maxsize=8)
+def _read_pack(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
+  tasks = []
+  ids: dict[str, str] = {}
+  for line, text in enumerate(_text(path).splitlines(), 1):
+    if not text.strip():
+      continue
+    where = f"{path}, line {line}"
+    try:
+      record = json.loads(text)
+    except ValueError as error:
+      raise ValueError(f"{where}: must be one JSON object; {error}") from error
+    _text_field(where, record, "id")
+    _check_id(where, record, ids, f"line {line}")
+    _check_value(where, record, "level", generate.LEVELS)
+    _check_value(where, record, "name", tuple(world.entities()))
+    level, name = record["level"], record["name"]
+    candidates = _list_field(where, record, "candidates", world.entities())
+    hints = _list_field(where, record, "hints", world.attributes())
+    if level == 1 and name not in candidates:
+      raise ValueError(
+        f"{where}: field 'candidates' must hold the name {name!r}, got "
+        f"{candidates}"
+      )
+    home = generate.split_of(level, name, candidates)
+    allowed = ("train", "fresh") if home == "train" else (home,)
+    _check_value(where, record, "split", allowed)
+    key = generate.structure(level, name, candidates)
+    _check_value(where, record, "structure", (key,))
+    tasks.append(
+      generate.task(
+        record["id"], record["split"], level, name, candidates, hints
+      )
+    )
+  return tuple(tasks)
+
+
+def _splits(families: list[str]) -> dict[str, str]:
+  """Returns the split of each family."""
+  sizes = collections.Counter(families)
+  order = sorted(sizes, key=lambda k: hashlib.sha256(k.encode()).digest())
+  splits = dict.fromkeys(order, "train")
+  for split, share in SHARES.items():
+    room = round(share * len(families))
+    for name in order:
+      if splits[name] == "train" and sizes[name] <= room:
+        splits[name] = split
+        room -= sizes[name]
+  return splits
+
+
+def _text(path: pathlib.Path) -> str:
+  try:
+    return path.read_text(encoding="utf-8")
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(f"{path}: must be readable UTF-8 text; {error}") from error
+
+
+def _field(where: str, record: Any, name: str, noun: str) -> Any:
+  if not isinstance(record, dict):
+    raise ValueError(f"{where}: a task must be an object, got {record!r:.60}")
+  if name not in record:
+    raise ValueError(f"{where}: field {name!r} is missing; it must be {noun}")
+  return record[name]
+
+
+def _text_field(where: str, record: Any, name: str) -> None:
+  value = _field(where, record, name, "text")
+  if not isinstance(value, str) or not value.strip():
+    raise ValueError(f"{where}: field {name!r} must be text, got {value!r:.60}")
+
+
+def _list_field(
+  where: str, record: Any, name: str, known: Iterable[str]
+) -> tuple[str, ...]:
+  value = _field(where, record, name, "a list")
+  if not isinstance(value, list) or any(item not in known for item in value):
+    raise ValueError(
+      f"{where}: field {name!r} must be a list of names of lexicon.json, got "
+      f"{value!r:.60}"
+    )
+  return tuple(value)
+
+
+def _check_id(where: str, record: Any, ids: dict[str, str], place: str) -> None:
+  if ids.setdefault(record["id"], place) != place:
+    raise ValueError(
+      f"{where}: field 'id' must be unique, {record['id']!r} is also that of "
+      f"{ids[record['id']]}"
+    )
+
+
+def _check_length(where: str, record: Any, name: str, limit: int) -> None:
+  if len(record[name]) > limit:
+    raise ValueError(
+      f"{where}: field {name!r} must have at most {limit} characters, got "
+      f"{len(record[name])}"
+    )
+
+
+def _check_value(where: str, record: Any, name: str, allowed: tuple) -> None:
+  noun = f"one of {allowed}" if len(allowed) > 1 else repr(allowed[0])
+  value = _field(where, record, name, noun)
+  if isinstance(value, bool) or value not in allowed:
+    raise ValueError(f"{where}: field {name!r} must be {noun}, got {value!r}")

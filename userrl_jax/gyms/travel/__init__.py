@@ -1,0 +1,45 @@
+"""Everything about the Travel gym: game, user, tasks, demonstrator, moves.
+
+The names below are what `gyms.GYMS` expects of every gym's package.
+"""
+
+from userrl_jax import config
+from userrl_jax import types
+from userrl_jax.gyms.travel import canned
+from userrl_jax.gyms.travel import generate
+from userrl_jax.gyms.travel import gym
+from userrl_jax.gyms.travel import oracle
+from userrl_jax.gyms.travel import pack
+
+Gym = gym.TravelGym
+Oracle = oracle.Oracle
+random_move = canned.random_move
+hacks = canned.hacks
+
+
+def load_tasks(
+  settings: config.Gyms, split: str, seed: int
+) -> list[types.Task]:
+  """Returns the tasks of a split, at most as many as the settings ask for.
+
+  Raises:
+    ValueError: when the settings name a folder: whether a text asks for a
+      wish of UserRL's own trips takes a model to judge.
+  """
+  is_train = split == "train"
+  count = settings.num_train_tasks if is_train else settings.num_test_tasks
+  if settings.tasks == "generated":
+    levels = tuple(settings.levels)
+    return list(generate.tasks(seed, levels, split, count))
+  if settings.tasks != "pack":
+    raise ValueError(
+      "gyms.tasks of gym 'travel' must be 'generated' or 'pack', got "
+      f"{settings.tasks!r}; the trips that UserRL released have no wishes "
+      "that rules could check"
+    )
+  chosen = [
+    task
+    for task in pack.read()
+    if task.split == split and task.level in settings.levels
+  ]
+  return chosen[:count]
