@@ -52,6 +52,7 @@ _NUMBERS = {
   "Function.answer_limit": _NOT_NEGATIVE,
   "Telepathy.guess_limit": _NOT_NEGATIVE,
   "Travel.outage_every": _NOT_NEGATIVE,
+  "Travel.reveal_after": _NOT_NEGATIVE,
   "User.temperature": _NOT_NEGATIVE,
   "User.num_retries": _NOT_NEGATIVE,
   "User.num_reasks": _NOT_NEGATIVE,

@@ -20,7 +20,7 @@ CASES = {
   "pack": config.Gyms(
     tasks="pack",
     levels=(1, 2, 3),
-    max_turns=8,
+    max_turns=16,
     function=config.Function(answer_limit=9),
   ),
 }

@@ -89,7 +89,7 @@ def load_tasks(
   return tasks
 
 
-def oracle(name: str) -> Callable[..., function.Oracle]:
+def oracle(name: str) -> Callable[..., base.Oracle]:
   """Returns the demonstrator: `oracle(name)(task, rng, noise, settings)`.
 
   Raises:

@@ -15,7 +15,7 @@ import dataclasses
 import difflib
 import hashlib
 import random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from userrl_jax import config
 from userrl_jax import types
@@ -49,6 +49,13 @@ class Reply:
 def malformed(hint: str) -> Reply:
   """Returns the reply to an action that the gym cannot read: a format hint."""
   return Reply(f"Format: {hint}", MALFORMED)
+
+
+class Oracle(Protocol):
+  """A demonstrator of one episode: `Oracle(task, rng, noise, settings)`."""
+
+  def next_action(self, observations: list[str]) -> types.Action:
+    """Returns the next move, given all texts read so far, oldest first."""
 
 
 class Gym(abc.ABC):

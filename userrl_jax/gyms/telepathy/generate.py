@@ -1,6 +1,6 @@
 """Tasks of the Telepathy gym from a seed: a thing, and what is told of it.
 
-Level 1 lists six candidates, core entities of six of the eight categories;
+Level 1 lists six candidates, the first entities of six of eight categories;
 level 2 tells the category and level 3 nothing, and both may add up to two
 hints, each a question with its reply. Splits are made by structure: at level 1
 the set of the candidates' categories, else the thing itself.
@@ -21,6 +21,7 @@ from userrl_jax.gyms.telepathy import world
 SPLITS = ("train", "fresh", "dev", "test")
 LEVELS = (1, 2, 3)
 NUM_CANDIDATES = 6
+NUM_LISTED = 1  # things of a category that level 1 knows; small models learn it
 MAX_HINTS = 2
 
 # Level 1: the two categories that a set of six leaves out, where it is not of
@@ -205,7 +206,7 @@ def _draw_candidates(rng: random.Random, split: str) -> _Drawn:
   """Returns a task of level 1: six candidates, and which it is."""
   categories = rng.choice(_category_sets(split))
   candidates = [
-    rng.choice(world.members(category)[: world.NUM_CORE]).name
+    rng.choice(world.members(category)[:NUM_LISTED]).name
     for category in categories
   ]
   rng.shuffle(candidates)
