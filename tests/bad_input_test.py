@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from userrl_jax import assembly
 from userrl_jax import checkpoint
 from userrl_jax import config as config_lib
 from userrl_jax import evaluate
@@ -160,8 +161,8 @@ def test_fewer_demonstrations_than_a_step_takes(refused):
 
 
 def test_a_vocabulary_larger_than_the_models(refused, tmp_path):
-  message = refused("--config.tokenizer.vocab_size=600")
-  assert "qwen3_tiny has 512 ids, the tokenizer " in message
+  message = refused("--config.tokenizer.vocab_size=900")
+  assert "qwen3_tiny has 768 ids, the tokenizer " in message
   # The refused tokenizer must not be in the way of a better one.
   assert not (tmp_path / "run" / "tokenizer").exists()
 
@@ -171,7 +172,7 @@ def test_a_published_tokenizer_with_a_tiny_model(refused, shared):
     "--config.tokenizer.kind=huggingface",
     f"--config.tokenizer.folder={shared / 'qwen3_tokenizer'}",
   )
-  assert "qwen3_tiny has 512 ids, the tokenizer 151669" in message
+  assert "qwen3_tiny has 768 ids, the tokenizer 151669" in message
 
 
 def test_a_tokenizer_folder_that_is_not_there(refused, tmp_path):
@@ -192,10 +193,11 @@ def test_a_vocabulary_too_small_for_the_format(refused):
 
 def test_a_prompt_that_leaves_no_room(refused):
   message = refused(
-    "--config.chat.profile=full", "--config.rollout.max_tokens_per_episode=200"
+    "--config.rollout.max_tokens_per_turn=10",
+    "--config.rollout.max_tokens_per_episode=12",
   )
   assert "rollout.max_tokens_per_episode must leave room" in message
-  assert "got 200 for a prompt of" in message
+  assert "got 12 for a prompt of" in message
 
 
 def test_a_mesh_of_more_devices_than_there_are(refused):
@@ -254,3 +256,22 @@ def test_a_start_of_another_tokenizer(refused, tmp_path, shared):
     f"--config.tokenizer.folder={folder}",
   )
   assert f"the tokenizer of init_from, {kept}, got another one" in message
+
+
+def test_a_start_that_knows_other_prompts(refused, tmp_path):
+  _save(tmp_path / "other", num_layers=4)
+  there = config_lib.Config(out_dir=str(tmp_path / "elsewhere"))
+  assembly.build(there).tokenizer.save(tmp_path / "other" / "tokenizer")
+  start = f"--config.init_from={tmp_path / 'other'}"
+  for main in (train.main, evaluate.main):
+    message = refused(start, "--config.gyms.max_turns=7", main=main)
+    assert "the system prompt of gym 'function' must be the one" in message
+  recorder.write_json(
+    tmp_path / "other" / "config.json", config_lib.to_dict(there)
+  )
+  message = refused(start, "--config.gyms.function.answer_limit=2")
+  assert "(gyms.function.answer_limit: 0 there, 2 now)" in message
+  message = refused(start, "--config.gyms.names=function,travel")
+  assert "gym 'travel'" in message and "gyms.names" in message
+  # With the same prompts it would be taken.
+  assembly.build(config_lib.Config(init_from=str(tmp_path / "other")))

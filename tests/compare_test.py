@@ -7,12 +7,18 @@ import pytest
 
 from userrl_jax import compare
 from userrl_jax import config as config_lib
+from userrl_jax import run_folder
 from userrl_jax import statistics
 from userrl_jax import types
 
 GAINS = {"base": 0.0, "cold_start": 0.4, "grpo": 0.7, "continued": 0.5}
-GAINS |= {"continued@2": 0.4}
+GAINS |= {"continued@2": 0.4, "continued_updates": 0.45, "rl_only": 0.1}
 NUM_STEPS = {"base": 5, "cold_start": 4, "grpo": 2, "continued": 8}
+NUM_STEPS |= {"continued_updates": 2, "rl_only": 5}
+MINUTE = 60.0
+# Of one minute a step; cold start and GRPO had 6 since the base.
+SINCE_BASE = {"base": 0, "cold_start": 4, "grpo": 6, "continued": 12}
+SINCE_BASE |= {"continued@2": 6, "continued_updates": 6, "rl_only": 5}
 
 
 def _trajectory(gym, split, number, score):
@@ -32,11 +38,9 @@ def _trajectory(gym, split, number, score):
   )
 
 
-def make_run(folder, seed, group_size=8):
+def make_run(folder, seed, group_size=8, commit="abc"):
   """Writes a run in which stages differ by their gains on every task."""
-  config = config_lib.Config(
-    seed=seed, stages=("base", "cold_start", "grpo", "continued")
-  )
+  config = config_lib.Config(seed=seed, stages=tuple(NUM_STEPS))
   config.grpo.group_size = group_size
   (folder / "evaluations").mkdir(parents=True)
   (folder / "config.json").write_text(json.dumps(config_lib.to_dict(config)))
@@ -56,8 +60,13 @@ def make_run(folder, seed, group_size=8):
     )
     path = folder / "evaluations" / f"{stage}.json"
     path.write_text(json.dumps(summary))
+  environment = {
+    "git": {"commit": commit, "changed": False},
+    "devices": ["cpu"],
+  }
+  (folder / "environment.json").write_text(json.dumps(environment))
   lines = [
-    {"stage": stage, "step": step, "time/step_s": 30.0 + seed}
+    {"stage": stage, "step": step, "time/step_s": MINUTE - 1 + 2 * seed}
     for stage, num in NUM_STEPS.items()
     for step in range(num)
   ]
@@ -71,14 +80,21 @@ def runs(tmp_path):
 
 
 def test_arms_have_their_updates_time_and_scores(runs):
-  arms = {arm.name: arm for arm in compare.compare(runs)}
+  comparison = compare.compare(runs)
+  arms = {arm.name: arm for arm in comparison.arms}
+  assert comparison.notes == []
   assert list(arms)[-1] == "grpo" and set(arms) == set(GAINS)
   assert {name: arm.updates for name, arm in arms.items()} == {
     **NUM_STEPS,
     "continued@2": 2,
   }
-  assert arms["continued"].minutes == pytest.approx(8 * 30.5 / 60)
-  assert arms["continued@2"].minutes == pytest.approx(2 * 30.5 / 60)
+  assert arms["continued"].minutes == pytest.approx(8)
+  assert arms["continued@2"].minutes == pytest.approx(2)
+  minutes = {name: arm.minutes_since_base for name, arm in arms.items()}
+  assert minutes == pytest.approx(SINCE_BASE)
+  assert [arm.name for arm in comparison.arms if arm.has_less_time] == [
+    "rl_only"
+  ]
   for name, gain in GAINS.items():
     arm = arms[name]
     assert arm.macro == pytest.approx(np.mean(list(arm.gyms.values())))
@@ -87,19 +103,94 @@ def test_arms_have_their_updates_time_and_scores(runs):
       assert arm.above.mean == pytest.approx(0.7 - gain)
       assert arm.above.low == pytest.approx(0.7 - gain)
       assert arm.above.num_tasks == 2 * 2 * 40
-  assert arms["grpo"].above is None
+      on_test = arm.above_by_split["test"]
+      assert on_test.mean == pytest.approx(0.7 - gain)
+      assert on_test.num_tasks == 2 * 2 * 20
+  assert arms["grpo"].above is None and arms["grpo"].above_by_split == {}
 
 
 def test_the_command_prints_a_table_and_writes_numbers(runs, tmp_path, capsys):
   path = tmp_path / "comparison.json"
   assert compare.main([*map(str, runs), "--json", str(path)]) == 0
-  lines = capsys.readouterr().out.splitlines()
-  assert lines[0].startswith("| arm | updates | minutes | macro score |")
+  printed = capsys.readouterr()
+  lines = printed.out.splitlines()
+  assert lines[0].startswith(
+    "| arm | updates | minutes | minutes since base | macro score |"
+  )
+  assert lines[0].endswith("| tasks | above, test tasks only |")
   (row,) = [line for line in lines if line.startswith("| cold_start ")]
-  assert row.endswith("| +0.300 | +0.300 to +0.300 |")
-  assert {line.count("|") for line in lines} == {lines[0].count("|")}
+  assert row.endswith(
+    "| 0 | +0.300 | +0.300 to +0.300 | 160 | +0.300 (+0.300 to +0.300) |"
+  )
+  rows = [line for line in lines if line.startswith("|")]
+  assert {line.count("|") for line in rows} == {lines[0].count("|")}
+  assert [line for line in rows if "*" in line] == [
+    line for line in rows if line.startswith("| rl_only* | 5 | 5.0 | 5.0 |")
+  ]
+  assert lines[-1].startswith("\\* Below 95% of the training time that grpo")
+  assert printed.err == ""
   values = json.loads(path.read_text())
-  assert [arm["name"] for arm in values][-1] == "grpo"
+  assert [arm["name"] for arm in values["arms"]][-1] == "grpo"
+
+
+def _spoil(evaluation):
+  """Leaves no valid attempt in a gym."""
+  for gyms in (evaluation["gyms"], *evaluation["splits"].values()):
+    gyms["travel"]["score"] = None
+    gyms["travel"]["scores_by_task"] = {}
+  evaluation["macro"]["score"] = None
+  return evaluation
+
+
+def test_what_a_run_lacks_is_said(runs, tmp_path, capsys):
+  folder = runs[1] / "evaluations"
+  (folder / "rl_only.json").unlink()
+  path = folder / "continued.json"
+  path.write_text(json.dumps(_spoil(json.loads(path.read_text()))))
+  path = runs[0] / "metrics.jsonl"
+  kept = [
+    line for line in path.read_text().splitlines() if "updates" not in line
+  ]
+  path.write_text("\n".join(kept))
+  assert compare.main([*map(str, runs)]) == 0
+  printed = capsys.readouterr()
+  for text in (
+    f"{runs[1]} has no evaluation of rl_only: rl_only is left out of the table",
+    f"{runs[1]} has no valid attempt of continued in travel: continued is left",
+    f"{runs[0]}: no times of continued_updates in metrics.jsonl",
+  ):
+    assert f"note: {text}" in printed.err and f"Note: {text}" in printed.out
+  assert "| continued |" not in printed.out and "| rl_only" not in printed.out
+  path = runs[0] / "evaluations" / "grpo.json"
+  path.write_text(json.dumps(_spoil(json.loads(path.read_text()))))
+  assert compare.main([*map(str, runs)]) == 2
+  assert "valid attempts of grpo in every gym" in capsys.readouterr().err
+
+
+def test_other_code_and_devices_are_said(runs, tmp_path, capsys):
+  other = make_run(tmp_path / "other", 5, commit="def")
+  path = runs[0] / "environment.json"
+  later = {"commit": "abc", "changed": True, "devices": ["TPU v5e"]}
+  environment = {**json.loads(path.read_text()), "resumed": [later]}
+  path.write_text(json.dumps(environment))
+  notes = compare.compare([*runs, other]).notes
+  names = [*map(str, runs), str(other)]
+  assert notes == [
+    f"the runs are of different commits: abc in {names[0]}; abc in {names[1]}; "
+    f"def in {names[2]}",
+    f"the runs are of different devices: cpu, then TPU v5e in {names[0]}; cpu "
+    f"in {names[1]}; cpu in {names[2]}",
+    f"files differed from the commit in {names[0]}",
+  ]
+
+
+def test_stages_know_what_led_to_them():
+  stages = tuple(NUM_STEPS)
+  before = run_folder.stages_before
+  assert before("continued@25", stages) == before("grpo", stages)
+  assert before("grpo", stages) == ["cold_start"]
+  assert before("rl_only@30", stages) == before("base", stages) == []
+  assert before("grpo", ("base", "grpo")) == before("grpo", ("grpo",)) == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import json
 
 import pytest
@@ -174,6 +175,58 @@ def test_a_group_of_one_is_for_the_released_code_or_no_grpo():
   config.grpo.credit.released = False
   config.stages = ("base",)
   assert _problems(config) == []
+
+
+ALL_STAGES = config_rules._NAMES["Config.stages"]
+
+
+@pytest.mark.parametrize(
+  ("stages", "changes", "field"),
+  [
+    (ALL_STAGES, {}, None),
+    (("base", "continued"), {}, "stages"),
+    (("base", "grpo", "continued_updates"), {}, "stages"),
+    (("base", "grpo", "rl_only"), {}, "stages"),
+    (("cold_start", "grpo", "rl_only"), {}, "stages"),
+    (("cold_start", "grpo", "rl_only"), {"init_from": "a folder"}, None),
+    (ALL_STAGES, {"comparison.continued_steps": 30}, None),
+    (
+      ALL_STAGES,
+      {"comparison.continued_steps": 29},
+      "comparison.continued_steps",
+    ),
+    (
+      ALL_STAGES,
+      {"comparison.rl_only_iterations": 29},
+      "comparison.rl_only_iterations",
+    ),
+    # Of stages that do not run, nothing is asked.
+    (
+      ALL_STAGES[:4],
+      {"comparison.continued_steps": 1, "comparison.rl_only_iterations": 1},
+      None,
+    ),
+    (("grpo",), {"cold_start.num_steps": 5}, None),
+    (
+      ALL_STAGES,
+      {"grpo.optimizer.schedule": "cosine", "grpo.optimizer.warmup_steps": 29},
+      None,
+    ),
+    (
+      ("base", "cold_start", "rl_only"),
+      {"grpo.optimizer.schedule": "cosine", "grpo.optimizer.warmup_steps": 60},
+      "grpo.optimizer.warmup_steps",
+    ),
+  ],
+)
+def test_arms_have_what_they_are_compared_by(stages, changes, field):
+  config = _set("stages", stages)
+  for path, value in changes.items():
+    *sections, name = path.split(".")
+    setattr(functools.reduce(getattr, sections, config), name, value)
+  problems = _problems(config)
+  assert len(problems) == (field is not None)
+  assert all(line.startswith(f"{field} must be ") for line in problems)
 
 
 def test_all_problems_are_listed():

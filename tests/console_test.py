@@ -2,6 +2,8 @@
 
 import io
 
+import pytest
+
 from userrl_jax import console
 from userrl_jax import statistics
 
@@ -25,6 +27,8 @@ NUMBERS = {
   "fault/truncated": 1.0,
   "fault/user_timeout": 2.0,
   "fault/function/user_timeout": 2.0,
+  "user/requests": 96.0,
+  "user/retries": 3.0,
   "engine/programs": 7,
   "learner/programs": 2,
   "engine/padding": 0.125,
@@ -39,9 +43,10 @@ def test_the_line_of_a_step():
     shown.show("grpo", step, 40, NUMBERS)
   lines = file.getvalue().splitlines()
   body = (
-    "score 0.500 (function 0.25, travel 0.75) success 30% | loss 0.0123 | logprob gap 3e-07 | "
-    "turns 3.14 | 1,234 tokens/s | "
-    "faults 2 (+4 of the agent) | programs 9 | padding engine 12%, batch 50%"
+    "score 0.500 (function 0.25, travel 0.75) success 30% | loss 0.0123 | "
+    "logprob gap 3e-07 | turns 3.14 | 1,234 tokens/s | "
+    "faults 2 (+4 of the agent) | user 96 requests (3 again) | programs 9 | "
+    "padding engine 12%, batch 50%"
   )
   assert lines == [
     f"grpo 1/40 | {body}",
@@ -54,6 +59,25 @@ def test_says_only_what_it_knows():
   file = io.StringIO()
   console.Console(file).show("base", 0, 1, {"train/loss": 2.0})
   assert file.getvalue() == "base 1/1 | loss 2.0000\n"
+
+
+@pytest.mark.parametrize(
+  ("numbers", "line"),
+  [
+    ({"score/a": 0.5}, "score 0.500"),
+    ({"score/a": 0.5, "fault/a/gym_error": 1}, "score 0.500"),
+    ({"score/b": 0.5, "fault/a/gym_error": 1}, "score - (a -, b 0.50)"),
+    (
+      {"score/a": 0, "score/c": 1, "success/a": 0.5, "fault/b/user_error": 1},
+      "score - (a 0.00, b -, c 1.00) success 50%",
+    ),
+    ({"fault/a/gym_error": 1}, ""),
+  ],
+)
+def test_a_gym_without_a_valid_episode_is_not_averaged_away(numbers, line):
+  file = io.StringIO()
+  console.Console(file).show("grpo", 0, 1, numbers)
+  assert file.getvalue().strip() == "grpo 1/1" + (f" | {line}" if line else "")
 
 
 def test_colours_on_a_terminal_only(monkeypatch):
@@ -107,7 +131,10 @@ def test_table_of_evaluations():
   text = file.getvalue()
   for expected in ("0.500", "0.400 to 0.610", "33%", "2.50", "10", "tau"):
     assert expected in text
-  assert "tasks only" not in text and "mean of gyms" not in text
+  assert "0.450 to 0.550" in text and "0.000 to 1.000" in text  # bounds
+  assert "tasks only" not in text
+  (mean,) = [line for line in text.splitlines() if "mean of gyms" in line]
+  assert mean.split()[-2:] == ["-", "-"]  # tau has nothing to tell from
 
 
 def test_table_tells_splits_and_the_mean_of_gyms():
@@ -128,6 +155,6 @@ def test_table_tells_splits_and_the_mean_of_gyms():
   head, _, function, travel, mean = (
     line.split() for line in file.getvalue().splitlines() if line.strip()
   )
-  assert head[-6:] == "fresh tasks only test tasks only".split()
+  assert head[-6:] == ["fresh", "tasks", "only", "test", "tasks", "only"]
   assert function[-2:] == ["0.625", "-"] and travel[-2:] == ["-", "0.375"]
-  assert mean[1:] == "mean of gyms 0.600 0.550 to 0.650".split()
+  assert mean[1:] == ["mean", "of", "gyms", "0.600", "0.550", "to", "0.650"]

@@ -75,6 +75,24 @@ def test_gyms_have_their_shares_of_every_draw():
   assert len(seen) == 75 and min(seen.values()) > 1
 
 
+@pytest.mark.parametrize("sizes", [(10, 300, 3), (33, 33, 34), (101, 37, 5)])
+@pytest.mark.parametrize("per_step", [4, 16])
+def test_uneven_gyms_have_exact_epochs_and_near_shares(sizes, per_step):
+  tasks = [t for g, n in enumerate(sizes) for t in make_tasks(n, f"g{g}")]
+  stream = data.task_stream(tasks, per_step, seed=2)
+  orders = set()
+  for _ in range(3):
+    epoch = take(stream, len(tasks) // per_step)
+    names = [f"{t.gym}/{t.id}" for draw in epoch for t in draw]
+    assert len(set(names)) == len(names) > len(tasks) - per_step
+    orders.add(tuple(names))
+    for draw in epoch:
+      counts = collections.Counter(task.gym for task in draw)
+      for g, n in enumerate(sizes):
+        assert abs(counts[f"g{g}"] - per_step * n / len(tasks)) < 1.5
+  assert len(orders) == 3
+
+
 def test_seeds_decide_the_order():
   tasks = make_tasks(20)
 

@@ -1,9 +1,11 @@
 """Dialogues without a policy: canned ones, and ranked demonstrations."""
 
 import dataclasses
+import json
 
 import pytest
 
+from tests.clients import server
 from userrl_jax import config as config_lib
 from userrl_jax import demonstrate
 from userrl_jax import gyms
@@ -114,6 +116,17 @@ def test_canned_makes_as_many_as_asked_of_all_tasks(config, tasks, chat):
   assert sum(t.reward for t in canned) < 10
 
 
+def test_canned_plays_no_more_than_is_asked_for(config, tasks, chat):
+  few = dataclasses.replace(config)
+  few.base = dataclasses.replace(config.base, num_episodes=len(tasks))
+  unplayable = dataclasses.replace(tasks[0], gym="nowhere")
+  canned = _make(demonstrate.canned, few, [*tasks, unplayable], chat)
+  assert [t.task for t in canned] == tasks
+  few.base.num_episodes = len(tasks) + 1
+  with pytest.raises(ValueError, match="nowhere"):
+    _make(demonstrate.canned, few, [*tasks, unplayable], chat)
+
+
 def test_dialogues_are_a_function_of_the_seed(config, tasks, chat):
   for make in (demonstrate.canned, demonstrate.ranked):
     first = _streams(_make(make, config, tasks, chat))
@@ -132,3 +145,50 @@ def test_the_corpus_has_all_sides_of_a_dialogue(config, tasks):
   assert corpus.count("f is ready.") == 2 * len(tasks)  # canned, oracle play
   assert "Correct." in corpus and "test" in corpus
   assert any(text.startswith("Test case: ") for text in corpus)
+
+
+class TestTheCorpusWithAModelAsUser:
+  """The endpoint is asked little, and nothing that fails in it stops a run."""
+
+  @pytest.fixture
+  def things(self):
+    settings = config_lib.Gyms(names=("telepathy",), num_train_tasks=20)
+    return gyms.load_tasks("telepathy", settings, "train", 0)
+
+  def _corpus(self, tasks, **faults):
+    with server.Server(server.telepathy_answer, **faults) as running:
+      user = config_lib.User(
+        kind="endpoint",
+        base_url=running.base_url,
+        model="small",
+        num_retries=0,
+        num_reasks=0,
+      )
+      c = config_lib.Config(user=user)
+      c.rollout.num_retries = 0
+      return demonstrate.corpus(c, tasks), running.log
+
+  def _named(self, log):
+    """Returns the secrets that the requests were about."""
+    texts = [json.dumps(request.body) for request in log]
+    return {text.partition("Name: ")[2].partition("\\n")[0] for text in texts}
+
+  def test_a_few_tasks_are_asked_about(self, things):
+    texts, log = self._corpus(things)
+    names = {task.secret.reveal()["name"] for task in things[:12]}
+    assert self._named(log) and self._named(log) <= names
+    assert "Yes." in texts and "No." in texts
+    assert sum(text.startswith("One of:") for text in texts) == 2 * len(things)
+
+  @pytest.mark.parametrize("share", [0.3, 1.0])
+  def test_what_fails_is_left_out(self, things, share):
+    faults = ("error", "drop", "broken", "refusal", "empty")
+    texts, _ = self._corpus(things, fault_share=share, faults=faults)
+    assert sum(text.startswith("One of:") for text in texts) == 2 * len(things)
+    assert any(text.startswith("Is it ") for text in texts)
+    assert ("Yes." in texts) == (share < 1)
+    assert "" not in texts
+
+  def test_a_wrong_key_is_said(self, things):
+    with pytest.raises(types.SetupError, match="check the key"):
+      self._corpus(things, script=["401"] * 50)

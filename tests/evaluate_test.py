@@ -49,7 +49,7 @@ def parts(built, tmp_path):
 
 @pytest.fixture
 def tasks(config):
-  return assembly.load_tasks(config, "test")
+  return assembly.held_out_tasks(config)
 
 
 def _transcripts(folder, stage):
@@ -89,6 +89,16 @@ def test_what_was_evaluated_is_not_played_again(parts, tmp_path):
   summary = evaluate.evaluate(parts, None, (), "grpo")
   assert summary == {"stage": "grpo", "gyms": {}}
   assert not (tmp_path / "transcripts").exists()
+
+
+def test_a_damaged_evaluation_is_a_users_error(parts, tmp_path, capsys):
+  path = tmp_path / "evaluations" / "grpo.json"
+  path.parent.mkdir()
+  path.write_text('{"stage": ')
+  with pytest.raises(SystemExit) as stopped:
+    evaluate.evaluate(parts, None, (), "grpo")
+  assert stopped.value.code == 2
+  assert f"{path} must hold a finished evaluation" in capsys.readouterr().err
 
 
 class _FailingGym(function.Gym):

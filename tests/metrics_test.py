@@ -125,6 +125,18 @@ def test_summary_by_hand():
   assert all(type(value) is float for value in numbers.values())
 
 
+def test_a_gym_without_a_valid_episode_leaves_no_macro_score():
+  error = types.Fault.GYM_ERROR
+  groups = [
+    make_group(make_trajectory([make_turn(1.0)], gym=gym))
+    for gym in ("function", "travel")
+  ]
+  assert metrics.summarize_groups(groups)["score/macro"] == 1.0
+  dead = make_group(make_trajectory([], (), gym="telepathy", fault=error))
+  numbers = metrics.summarize_groups([*groups, dead])
+  assert numbers["score/travel"] == 1.0 and "score/macro" not in numbers
+
+
 def test_summary_of_nothing_has_no_means():
   numbers = metrics.summarize_groups([])
   assert numbers["episode/num"] == 0

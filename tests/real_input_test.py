@@ -16,6 +16,7 @@ from userrl_jax import demonstrate
 from userrl_jax import flags
 from userrl_jax import recorder
 from userrl_jax import report
+from userrl_jax import stages
 from userrl_jax import train
 from userrl_jax import types
 from userrl_jax.chat import qwen3 as chat_lib
@@ -141,10 +142,10 @@ def test_a_narrow_model_of_that_vocabulary_trains(parts, config):
   )
   parts = dataclasses.replace(parts, config=small, model=model, engine=engine)
   run = recorder.Recorder(parts, flags.Command((), "real_input.py", {}))
-  params = assembly.first_params(parts)
   measure = lambda name, params: pytest.fail("there is no arm to measure")
-  params = train.imitate(parts, run, "cold_start", params, measure)
-  train.reinforce(parts, run, "grpo", params, measure)
+  cold_start, grpo = stages.plan(parts)
+  train.imitate(parts, run, cold_start)
+  train.reinforce(parts, run, grpo, measure)
   run.finish(report.write(parts.folder))
 
   text = (parts.folder / "metrics.jsonl").read_text()

@@ -9,9 +9,9 @@ import pytest
 
 from userrl_jax import assembly
 from userrl_jax import config as config_lib
-from userrl_jax import data
 from userrl_jax import flags
 from userrl_jax import recorder
+from userrl_jax import stages
 from userrl_jax.learning import batching
 
 COMMAND = flags.Command(
@@ -19,6 +19,7 @@ COMMAND = flags.Command(
 )
 PACKED = batching.PackStats(2, 0, 1, 1, 80, 30, 0.25)
 NUM_STEPS = 6
+STAGE = stages.Stage("base", NUM_STEPS, config_lib.Optimizer(), 0, per_step=4)
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +41,17 @@ def _update(state):
   return {"params": state["params"] + 1}, {"train/loss": state["params"].sum()}
 
 
-def _run(parts, last_step=NUM_STEPS):
+def _begin(run, parts, stage=STAGE, state=None):
+  if state is None:
+    state = {"params": jnp.zeros(3)}
+  make_stream = lambda: stages.stream(parts, stage)
+  return run.begin(stage, state, make_stream, _update)
+
+
+def _run(parts, last_step=NUM_STEPS, stage=STAGE):
   """Records a stage of a stand-in learner; returns what its stream drew."""
   run = recorder.Recorder(parts, COMMAND)
-  state = {"params": jnp.zeros(3)}
-  stream = data.task_stream(parts.tasks, 4, seed=0)
-  state = run.begin("base", state, stream, NUM_STEPS, _update)
+  state, stream = _begin(run, parts, stage)
   drawn = []
   for step in run.remaining():
     if step == last_step:  # killed
@@ -98,9 +104,8 @@ def test_a_folder_where_nothing_ran_takes_any_config(parts):
 def test_a_state_of_another_shape_is_a_users_error(parts, capsys):
   _run(parts, last_step=3)
   run = recorder.Recorder(parts, COMMAND)
-  stream = data.task_stream(parts.tasks, 4, seed=0)
   with pytest.raises(SystemExit) as stopped:
-    run.begin("base", {"params": jnp.zeros(5)}, stream, NUM_STEPS, _update)
+    _begin(run, parts, state={"params": jnp.zeros(5)})
   assert stopped.value.code == 2
   assert "saved with shape (3,), wanted (5,)" in capsys.readouterr().err
 
@@ -108,9 +113,8 @@ def test_a_state_of_another_shape_is_a_users_error(parts, capsys):
 def test_other_tasks_are_a_users_error(parts, capsys):
   _run(parts, last_step=3)
   run = recorder.Recorder(parts, COMMAND)
-  stream = data.task_stream(parts.tasks[:-1], 4, seed=0)
   with pytest.raises(SystemExit) as stopped:
-    run.begin("base", {"params": jnp.zeros(3)}, stream, NUM_STEPS, _update)
+    _begin(run, dataclasses.replace(parts, tasks=parts.tasks[:-1]))
   assert stopped.value.code == 2
   assert "the tasks it began with" in capsys.readouterr().err
 
@@ -122,6 +126,97 @@ def test_the_environment_says_how_to_run_it_again(parts):
   assert found["differences"] == {"seed": [0, 3]}
   assert found["tokenizer"] == parts.tokenizer.fingerprint
   assert found["packages"]["jax"] == jax.__version__
+
+
+def test_who_goes_on_with_a_run_is_added(parts):
+  _run(parts, last_step=3)
+  path = parts.folder / "environment.json"
+  first = json.loads(path.read_text())
+  assert "resumed" not in first
+  for num_resumed in (1, 2):
+    _run(parts)
+    found = json.loads(path.read_text())
+    assert len(found.pop("resumed")) == num_resumed
+    assert found == first
+  first["git"] = {"commit": "another", "changed": False}
+  path.write_text(json.dumps(first))
+  again = flags.Command(("--config=moved.py",), "moved.py", {})
+  recorder.Recorder(parts, again)
+  (entry,) = json.loads(path.read_text())["resumed"]
+  assert entry["command"].endswith(" --config=moved.py")
+  assert set(entry) == {"commit", "changed", "command", "time"}
+
+
+def test_another_commit_is_said(parts, capsys):
+  _run(parts, last_step=3)
+  path = parts.folder / "environment.json"
+  known = json.loads(path.read_text())
+  recorder.Recorder(parts, COMMAND)
+  assert "goes on with" not in capsys.readouterr().out
+  path.write_text(json.dumps(known | {"git": {"commit": "an older one"}}))
+  recorder.Recorder(parts, COMMAND)
+  out = capsys.readouterr().out
+  assert "the run began with commit an older one and goes on with" in out
+
+
+def test_time_goes_on_where_it_was(parts):
+  _run(parts, last_step=5)
+  path = parts.folder / "metrics.jsonl"
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  lines[3]["time_s"] = 1000.0  # the last one before the checkpoint
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  _run(parts)
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  times = [line["time_s"] for line in lines]
+  assert times[3] == 1000.0 < times[4] < times[5] < 1100.0
+
+
+def test_what_an_unbegun_run_made_is_dropped(parts):
+  kept = parts.folder / "dialogues" / "base.npz"
+  kept.parent.mkdir(parents=True)
+  kept.write_text("of another config")
+  recorder.Recorder(parts, COMMAND)
+  assert not kept.exists()
+  _run(parts, last_step=1)
+  kept.parent.mkdir()
+  kept.write_text("of this run")
+  recorder.Recorder(parts, COMMAND)
+  assert kept.exists()
+
+
+def test_a_complete_stage_needs_no_data(parts):
+  _run(parts)
+  run = recorder.Recorder(parts, COMMAND)
+  fail = lambda: pytest.fail("there is nothing left to learn from it")
+  state, stream = run.begin(STAGE, {"params": jnp.zeros(3)}, fail, _update)
+  assert list(run.remaining()) == list(stream) == []
+  assert state["params"].tolist() == [6.0] * 3
+
+
+@pytest.mark.parametrize("done", [3, NUM_STEPS])
+def test_what_was_measured_on_the_way_is_shown_again(parts, capsys, done):
+  stage = dataclasses.replace(STAGE, also_after=2)
+  _run(parts, last_step=done, stage=stage)  # the first checkpoint is after 2
+  _begin(recorder.Recorder(parts, COMMAND), parts, stage)
+  lost = "base@2 is in no table: "
+  # At the very step it is measured by the loop; after it, it was lost.
+  assert (lost in capsys.readouterr().out) == (done > 3)
+  summary = {"stage": "base@2", "gyms": {}, "splits": {}, "macro": {}}
+  path = recorder.evaluation_path(parts.folder, "base@2")
+  recorder.write_json(path, summary)
+  run = recorder.Recorder(parts, COMMAND)
+  _begin(run, parts, stage)
+  assert run._evaluations == ([summary] if done > 3 else [])
+  assert lost not in capsys.readouterr().out
+
+
+def test_a_damaged_evaluation_is_named(parts):
+  path = recorder.evaluation_path(parts.folder, "grpo")
+  assert recorder.read_evaluation(parts.folder, "grpo") is None
+  path.parent.mkdir(parents=True)
+  path.write_text('{"stage": "gr')
+  with pytest.raises(ValueError, match="grpo.json must hold a finished"):
+    recorder.read_evaluation(parts.folder, "grpo")
 
 
 def test_json_is_written_all_or_nothing(tmp_path):

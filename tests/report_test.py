@@ -293,6 +293,68 @@ def test_an_empty_folder_gives_a_page(tmp_path):
   assert "No evaluation is there" in text and "No metrics are there" in text
 
 
+def test_a_comparison_of_gyms_and_arms_reads_well(tmp_path):
+  stages = ["base", "cold_start", "grpo", "rl_only", "rl_only@9"]
+  stages += ["continued_updates", "continued"]
+  gyms, splits, num_tasks = ("function", "travel", "zoo"), ("fresh", "test"), 60
+  (tmp_path / "evaluations").mkdir()
+  (tmp_path / "transcripts").mkdir()
+  for stage in stages:
+    played = [
+      dataclasses.replace(
+        t, task=dataclasses.replace(t.task, split=s, id=f"{s}-{t.task.id}")
+      )
+      for gym in gyms
+      for s in splits
+      for n in range(num_tasks)
+      for t in [make_trajectory("base", n, gym)]
+    ]
+    summary = statistics.evaluation_summary(played, stage, 1.0, seed=0)
+    path = tmp_path / "evaluations" / f"{stage}.json"
+    path.write_text(json.dumps(summary))
+    path = tmp_path / "transcripts" / f"evaluation_{stage}.jsonl"
+    records = [metrics.trajectory_record(t) for t in played]
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+  settings = config.Config(stages=tuple(s for s in stages if "@" not in s))
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(config.to_dict(settings)))
+  text = report.write(tmp_path).read_text()
+  rows = re.findall(r"<tr><td><span class=\"chip\".*?</tr>", text, re.DOTALL)
+  words = [" ".join(" ".join(Reader(row).words).split()) for row in rows]
+  means = [row.split(" mean of gyms")[0] for row in words if "mean" in row]
+  order = ["base", "cold_start", "grpo", "rl_only@9", "rl_only"]
+  order += ["continued_updates", "continued"]
+  assert means[: len(order)] == order
+  assert means[len(order) :] == [
+    "base cold_start",
+    "cold_start grpo",
+    "base grpo",
+    *(f"{arm} grpo" for arm in order[3:]),
+  ]
+  for what in ("Score with", "Difference on the same tasks with"):
+    titles = re.findall(f"<figcaption>{what} 95% interval: (.*?)<", text)
+    assert titles == ["mean of gyms", *gyms]
+  # Dialogues take turns over gyms and splits before they are cut.
+  shown = re.findall(r"data-gym=\"(\w+)\" data-split=\"(\w+)\"", text)
+  parts = [(gym, split) for gym in gyms for split in splits]
+  assert len(shown) == report.MAX_TASKS and shown[:7] == [*parts, parts[0]]
+  assert {shown.count(part) for part in parts} == {33, 34}
+  assert "34 of 60 function fresh" in text and "33 of 60 zoo test" in text
+
+
+def test_a_resumed_run_tells_its_time_and_code(tmp_path):
+  with metrics.Writers(tmp_path, ["grpo"]) as writers:
+    for step, time_s in enumerate((60.0, 10.0)):
+      writers.write("grpo", step, {"time/step_s": 90.0}, time_s)
+  environment = {"git": {"commit": "abc", "changed": False}}
+  environment["resumed"] = [{"commit": "def", "changed": True}]
+  (tmp_path / "environment.json").write_text(json.dumps(environment))
+  words = " ".join(Reader(report.write(tmp_path).read_text()).words)
+  words = " ".join(words.split())
+  assert "time of training 3.0 minutes" in words and "times resumed 1" in words
+  assert 'commits, one after the other ["abc", "def"]' in words
+
+
 def test_command(tmp_path, capsys):
   folder = make_run(tmp_path)
   assert report.main([str(folder)]) == 0

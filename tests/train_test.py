@@ -19,16 +19,16 @@ from userrl_jax import checkpoint
 from userrl_jax.chat import tokenizers
 from userrl_jax.models import qwen3
 
-# Steps of each stage, and at which steps its arms are measured besides.
+# Steps of each stage, and what is measured: an arm also after fewer steps.
 STAGES = {
   "base": 8,
   "cold_start": 24,
   "grpo": 4,
+  "continued_updates": 4,
   "continued": 6,
   "rl_only": 6,
 }
-MEASURED = [*list(STAGES)[:3], "continued@4", "continued"]
-MEASURED += ["rl_only@4", "rl_only"]
+MEASURED = [*list(STAGES)[:5], "rl_only@4", "rl_only"]
 GYMS = ("function", "telepathy", "travel")
 RECIPE = f"""
 from userrl_jax import config
@@ -237,10 +237,11 @@ def test_arms_start_where_they_should(finished):
   }
   last = {line["stage"]: line for line in _lines(folder / "metrics.jsonl")}
   # The cold start goes on where it was: its loss does not start again.
-  assert (
-    first["continued"]["train/loss"] < first["cold_start"]["train/loss"] / 2
-  )
-  assert first["continued"]["train/loss"] < 2 * last["cold_start"]["train/loss"]
+  for arm in ("continued_updates", "continued"):
+    loss = first[arm]["train/loss"]
+    assert loss < first["cold_start"]["train/loss"] / 2
+    assert loss < 2 * last["cold_start"]["train/loss"]
+    assert loss == first["continued"]["train/loss"]
   assert first["rl_only"]["score/macro"] < first["grpo"]["score/macro"] + 0.2
   assert not _equal(_params(folder, "grpo"), _params(folder, "rl_only"))
   assert not _equal(_params(folder, "continued"), _params(folder, "cold_start"))
@@ -263,14 +264,21 @@ def test_checkpoints_hold_their_tokenizer_and_config(finished):
   [
     ("grpo", 2),
     *(
-      pytest.param(stage, 4, marks=pytest.mark.slow)
-      for stage in ("base", "cold_start", "continued", "rl_only")
+      pytest.param(stage, step, marks=pytest.mark.slow)
+      for stage, step in (
+        ("base", 4),
+        ("cold_start", 4),
+        ("continued_updates", 2),
+        ("continued", 4),
+        ("rl_only", 2),
+        ("rl_only", 5),  # what was measured after 4 is not lost
+      )
     ),
   ],
 )
 def test_a_killed_run_ends_like_one_that_was_not(place, finished, stage, step):
   whole, out = finished
-  folder = place.folder / f"killed_in_{stage}"
+  folder = place.folder / f"killed_in_{stage}_{step}"
   process = place.start(folder.name)
   _wait_for(process, folder, stage, step)
   process.send_signal(signal.SIGKILL)
@@ -288,6 +296,8 @@ def test_a_killed_run_ends_like_one_that_was_not(place, finished, stage, step):
   assert _steps(folder) == _steps(whole)
   for name in ("evaluations", "transcripts"):
     assert _texts(folder / name) == _texts(whole / name)
+  times = [line["time_s"] for line in _lines(folder / "metrics.jsonl")]
+  assert times == sorted(times)
   for name in STAGES:
     assert _equal(_params(folder, name), _params(whole, name))
   assert (folder / "report.html").exists()
@@ -320,6 +330,35 @@ def test_a_checkpoint_evaluates_to_what_training_said(place, finished):
     for path in (result, whole / "evaluations" / "grpo.json")
   )
   assert again == before
+
+
+def test_a_finished_run_shows_the_same_again(place, finished):
+  whole, out = finished
+  folder = place.folder / "again"
+  shutil.copytree(whole, folder)
+  # Nothing is left to learn, so nothing is made to learn from.
+  shutil.rmtree(folder / "dialogues")
+  code, again_out, errors = place.run(folder.name)
+  assert code == 0, errors
+  assert _table(again_out) == _table(out)
+  assert not (folder / "dialogues").exists()
+  assert _lines(folder / "metrics.jsonl") == _lines(whole / "metrics.jsonl")
+
+
+def test_damaged_dialogues_are_named(place, finished):
+  whole, _ = finished
+  folder = place.folder / "damaged_dialogues"
+  shutil.copytree(whole, folder)
+  kept = folder / "dialogues" / "cold_start.npz"
+  data = bytearray(kept.read_bytes())
+  data[len(data) // 4] ^= 0xFF
+  kept.write_bytes(data)
+  shutil.rmtree(
+    folder / "checkpoints" / "cold_start" / str(STAGES["cold_start"])
+  )
+  code, _, errors = place.run(folder.name)
+  assert code == 2
+  assert errors.startswith(f"error: {kept} must hold the dialogues")
 
 
 def test_a_damaged_checkpoint_is_named_and_never_passed_over(place, finished):

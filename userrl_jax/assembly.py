@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 import dataclasses
 import itertools
+import json
 import logging
 import os
 import pathlib
@@ -19,6 +20,7 @@ import numpy as np
 from userrl_jax import checkpoint
 from userrl_jax import config as config_lib
 from userrl_jax import demonstrate
+from userrl_jax import flags
 from userrl_jax import gyms
 from userrl_jax import sharding
 from userrl_jax import types
@@ -34,8 +36,15 @@ from userrl_jax.rollout import episode
 
 # Tasks whose dialogues the built-in tokenizer is trained on.
 _NUM_CORPUS_TASKS = 200
-# Stage -> the arm of a comparison that is made of the same settings.
-_ARMS = {"cold_start": "continued", "grpo": "rl_only"}
+# Fields that the system prompts of gyms may depend on.
+_IN_PROMPTS = (
+  "chat.profile",
+  "gyms.names",
+  "gyms.max_turns",
+  "gyms.function.",
+  "gyms.telepathy.",
+  "gyms.travel.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +60,7 @@ class Parts:
   mesh: jax.sharding.Mesh
   engine: engine_lib.Engine
   episodes: episode.Settings
+  user: users.User
 
 
 def build(config: config_lib.Config) -> Parts:
@@ -72,10 +82,10 @@ def build(config: config_lib.Config) -> Parts:
   model = _model(config)
   mesh = sharding.make_mesh(config.mesh)
   sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
-  asyncio.run(users.check(config.user))
+  user = users.User(config.user)
+  asyncio.run(user.check())
   tasks = load_tasks(config, "train")
-  _check_counts(config, len(tasks))
-  tokenizer, is_new = _tokenizer(config, folder, tasks)
+  tokenizer, source = _tokenizer(config, folder, tasks)
   if tokenizer.vocab_size > model.vocab_size:
     raise ValueError(
       "the model's vocabulary must hold the tokenizer's: "
@@ -85,8 +95,10 @@ def build(config: config_lib.Config) -> Parts:
     )
   chat = chat_lib.Chat(tokenizer, config.chat.profile)
   asyncio.run(_check_prompts(config, chat, tasks))
-  if is_new:
+  if source is None:
     _keep_tokenizer(tokenizer, folder)
+  else:
+    _check_phrases(config, tokenizer, source)
   engine = engine_lib.Engine(
     model,
     config.engine,
@@ -108,6 +120,7 @@ def build(config: config_lib.Config) -> Parts:
       profile=config.chat.profile,
       show_reward=config.chat.show_reward,
     ),
+    user=user,
   )
 
 
@@ -181,7 +194,11 @@ def collect_groups(
   temperature: float,
   iteration: int,
 ) -> list[types.Group]:
-  """Lets the policy play every task `group_size` times."""
+  """Lets the policy play every task `group_size` times.
+
+  Raises:
+    SystemExit: with a message and code 2, when the user's set-up cannot work.
+  """
 
   def make_agent(task, member, seed):
     key = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
@@ -191,7 +208,7 @@ def collect_groups(
 
   async def play() -> list[types.Group]:
     async with (
-      users.opened(parts.config.user) as judge,
+      parts.user.opened() as judge,
       parts.engine.serving(params, temperature),
     ):
       return await collect.collect(
@@ -204,7 +221,11 @@ def collect_groups(
         iteration=iteration,
       )
 
-  return asyncio.run(play())
+  try:
+    return asyncio.run(play())
+  except types.SetupError:
+    with flags.user_errors():
+      raise
 
 
 def use_compile_cache() -> None:
@@ -220,11 +241,11 @@ def _tokenizer(
   config: config_lib.Config,
   folder: pathlib.Path,
   tasks: Sequence[types.Task],
-) -> tuple[tokenizers.Tokenizer, bool]:
+) -> tuple[tokenizers.Tokenizer, pathlib.Path | None]:
   """Loads the tokenizer, or trains the built-in one on first use.
 
   Returns:
-    The tokenizer, and whether it was trained just now.
+    The tokenizer, and the folder it is from; None when it was trained just now.
 
   Raises:
     ValueError: when there is no such tokenizer, or `init_from` was trained
@@ -242,21 +263,68 @@ def _tokenizer(
           f"tokenizer.folder must hold the tokenizer of init_from, {of_start}, "
           f"got another one in {settings.folder}; name that folder instead"
         )
-    return tokenizer, False
+    return tokenizer, pathlib.Path(settings.folder)
   if has_start:
-    return tokenizers.load(of_start, settings.kind), False
+    return tokenizers.load(of_start, settings.kind), of_start
   if (folder / "tokenizer").is_dir() and has_begun(folder):
-    return tokenizers.load(folder / "tokenizer", settings.kind), False
+    kept = folder / "tokenizer"
+    return tokenizers.load(kept, settings.kind), kept
   texts = demonstrate.corpus(config, tasks[:_NUM_CORPUS_TASKS])
   phrases = list(chat_lib.PHRASES)
   for name in config.gyms.names:
-    gym = gyms.make(name, config.gyms)
-    system = gym.system_prompt(config.chat.profile)
-    phrases += chat_lib.prompt_phrases(config.chat.profile, system, gym.choices)
+    phrases += _prompt_phrases(config, name)
   tokenizer = tokenizers.train_sentencepiece(
     texts, settings.vocab_size, phrases
   )
-  return tokenizer, True
+  return tokenizer, None
+
+
+def _prompt_phrases(config: config_lib.Config, name: str) -> list[str]:
+  """Returns the fixed texts of a gym's prompt: pieces of a built-in one."""
+  gym = gyms.make(name, config.gyms)
+  system = gym.system_prompt(config.chat.profile)
+  return chat_lib.prompt_phrases(config.chat.profile, system, gym.choices)
+
+
+def _check_phrases(
+  config: config_lib.Config,
+  tokenizer: tokenizers.Tokenizer,
+  source: pathlib.Path,
+) -> None:
+  """Refuses prompts other than those that a built-in tokenizer knows.
+
+  To params of such a tokenizer a prompt is one id; spelt out, the same prompt
+  with another number in it would be a hundred that they have never seen.
+
+  Raises:
+    ValueError: names the gym and what is set otherwise.
+  """
+  is_piece = lambda text: len(tokenizer.encode(text)) == 1
+  if not all(map(is_piece, chat_lib.PHRASES)):
+    return  # it is none of ours
+  for name in config.gyms.names:
+    if all(map(is_piece, _prompt_phrases(config, name))):
+      continue
+    raise ValueError(
+      f"the system prompt of gym {name!r} must be the one that the tokenizer "
+      f"{source} was made with, got another one"
+      f"{_prompt_changes(config, source.parent / 'config.json')}; set gyms and "
+      "chat.profile as they were there, or start a new run without init_from"
+    )
+
+
+def _prompt_changes(config: config_lib.Config, path: pathlib.Path) -> str:
+  """Returns how a config differs from a written one in what prompts say."""
+  try:
+    earlier = config_lib.from_dict(json.loads(path.read_text()))
+  except (OSError, ValueError):  # none, or of another version
+    return ""
+  changes = [
+    f"{field}: {there!r} there, {here!r} now"
+    for field, (there, here) in config_lib.differences(config, earlier).items()
+    if field.startswith(_IN_PROMPTS)
+  ]
+  return f" ({'; '.join(changes)})" if changes else ""
 
 
 def _keep_tokenizer(
@@ -268,46 +336,6 @@ def _keep_tokenizer(
   tokenizer.save(temporary)
   shutil.rmtree(folder / "tokenizer", ignore_errors=True)
   temporary.rename(folder / "tokenizer")
-
-
-def _check_counts(config: config_lib.Config, num_tasks: int) -> None:
-  """Refuses steps that ask for more than a stage can have.
-
-  Raises:
-    ValueError: names the field.
-  """
-  base, cold_start = config.base, config.cold_start
-  per_iteration = config.grpo.tasks_per_iteration
-  rules = [  # stage, field, what it asks for, how many there can be, of what
-    (
-      "base",
-      "base.episodes_per_step",
-      base.episodes_per_step,
-      base.num_episodes,
-      "base.num_episodes",
-    ),
-    (
-      "cold_start",
-      "cold_start.episodes_per_step",
-      cold_start.episodes_per_step,
-      num_tasks * cold_start.top_k,
-      f"cold_start.top_k demonstrations of each of {num_tasks} training tasks",
-    ),
-    (
-      "grpo",
-      "grpo.tasks_per_iteration",
-      per_iteration,
-      num_tasks,
-      "all training tasks of gyms.tasks",
-    ),
-  ]
-  for stage, field, count, limit, what in rules:
-    arms = {stage, _ARMS.get(stage)} & set(config.stages)
-    if arms and count > limit:
-      raise ValueError(
-        f"{field} must be at most {limit} ({what}), got {count}; lower it, or "
-        "provide more"
-      )
 
 
 async def _check_prompts(

@@ -2,12 +2,13 @@
 
 `python -m userrl_jax.compare RUN_DIR...` reads runs of one recipe that differ
 in their seeds and prints a table in Markdown: what every stage reached, with
-its updates and its training time, and by how much GRPO is above it. With
+its updates and its training time, and by how much GRPO is above it. What makes
+the runs less comparable stands below the table and on stderr. With
 `--json FILE` it also writes the numbers for programs.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import json
 import pathlib
@@ -21,19 +22,32 @@ from userrl_jax import run_folder
 from userrl_jax import statistics
 
 SUBJECT = "grpo"  # the stage that all others are compared with
+EQUAL_TIME = 0.95  # share of GRPO's minutes that counts as equal time
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-  """What one stage came to, as a mean over runs."""
+  """What one stage came to: means over runs, sums of counts."""
 
   name: str
   updates: int  # of the stage itself
   minutes: float  # of its training steps, evaluations left out
+  minutes_since_base: float  # with those of the stages that led to it
+  has_less_time: bool  # an arm with below EQUAL_TIME of GRPO's minutes
   macro: float
   gyms: dict[str, float]
   splits: dict[str, float]  # macro score by split
+  invalid: int  # attempts left out of the scores, of all runs
   above: statistics.Interval | None  # GRPO minus this
+  above_by_split: dict[str, statistics.Interval]  # on the split's tasks alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """The arms, and what a reader must know about the runs."""
+
+  arms: list[Arm]  # GRPO last
+  notes: list[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,19 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--json", type=pathlib.Path, help="also write a file")
   arguments = parser.parse_args(argv)
   try:
-    arms = compare(arguments.run_dir)
+    comparison = compare(arguments.run_dir)
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
-  print(table(arms))
+  for note in comparison.notes:
+    print(f"note: {note}", file=sys.stderr)
+  print(table(comparison))
   if arguments.json:
-    values = [dataclasses.asdict(arm) for arm in arms]
+    values = dataclasses.asdict(comparison)
     arguments.json.write_text(json.dumps(values, indent=2) + "\n")
   return 0
 
 
-def compare(folders: Sequence[pathlib.Path]) -> list[Arm]:
-  """Returns every stage that all runs have, GRPO last.
+def compare(folders: Sequence[pathlib.Path]) -> Comparison:
+  """Compares every stage that all runs have; notes what some run lacks.
 
   Raises:
     ValueError: when a folder holds no finished GRPO stage, or the runs are of
@@ -71,75 +87,189 @@ def compare(folders: Sequence[pathlib.Path]) -> list[Arm]:
         f"a comparison needs the evaluation of {SUBJECT}, got "
         f"{list(run.evaluations) or 'none'} in {run.folder}; finish that run"
       )
+    dead = _dead_gyms(run.evaluations[SUBJECT])
+    if dead:
+      raise ValueError(
+        f"a comparison needs valid attempts of {SUBJECT} in every gym, got "
+        f"none in {', '.join(dead)} of {run.folder}; look at its faults"
+      )
   _check_same(runs)
-  names = [
-    name
-    for name in runs[0].evaluations
-    if all(name in run.evaluations for run in runs)
+  notes = _differences(runs)
+  names = []
+  for name in dict.fromkeys(n for run in runs for n in run.evaluations):
+    lacks = [note for run in runs if (note := _lack(run, name))]
+    if not lacks:
+      names.append(name)
+    notes += [f"{lack}: {name} is left out of the table" for lack in lacks]
+  notes += [
+    f"{run.folder}: no times of {stage} in metrics.jsonl, so minutes are "
+    "too few"
+    for run in runs
+    for stage in dict.fromkeys(map(run_folder.arm_of, names))
+    if stage in run.config["stages"] and not _step_seconds(run, stage)
   ]
   names.sort(key=lambda name: name == SUBJECT)
-  return [_arm(name, runs) for name in names]
+  limit = EQUAL_TIME * _minutes_since_base(runs, SUBJECT)
+  return Comparison([_arm(name, runs, limit) for name in names], notes)
 
 
-def table(arms: Sequence[Arm]) -> str:
-  """Returns the arms as a table in Markdown."""
+def table(comparison: Comparison) -> str:
+  """Returns the arms as a table in Markdown, with footnotes."""
+  arms = comparison.arms
   splits, gyms = list(arms[0].splits), list(arms[0].gyms)
-  head = ["arm", "updates", "minutes", "macro score", *gyms]
+  apart = [split for split in splits if split == "test" and len(splits) > 1]
+  head = ["arm", "updates", "minutes", "minutes since base"]
+  head += ["macro score", *gyms]
   head += [f"macro, {split} tasks" for split in splits]
-  head += [f"{SUBJECT} is above by", "95% interval"]
+  head += ["invalid", f"{SUBJECT} is above by", "95% interval", "tasks"]
+  head += [f"above, {split} tasks only" for split in apart]
   rows = [head, ["---"] * len(head)]
   for arm in arms:
-    row = [arm.name, str(arm.updates), f"{arm.minutes:.1f}", f"{arm.macro:.3f}"]
+    row = [arm.name + ("*" if arm.has_less_time else "")]
+    row += [str(arm.updates), f"{arm.minutes:.1f}"]
+    row += [f"{arm.minutes_since_base:.1f}", f"{arm.macro:.3f}"]
     row += [f"{arm.gyms[gym]:.3f}" for gym in gyms]
     row += [f"{arm.splits[split]:.3f}" for split in splits]
+    row += [str(arm.invalid)]
     above = arm.above
     row += (
-      [f"{above.mean:+.3f}", f"{above.low:+.3f} to {above.high:+.3f}"]
+      [f"{above.mean:+.3f}", _ends(above), str(above.num_tasks)]
       if above
-      else ["", ""]
+      else ["", "", ""]
     )
+    of_splits = [arm.above_by_split.get(split) for split in apart]
+    row += [f"{i.mean:+.3f} ({_ends(i)})" if i else "" for i in of_splits]
     rows.append(row)
-  return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+  lines = [f"| {' | '.join(row)} |" for row in rows]
+  footnotes = [f"Note: {note}." for note in comparison.notes]
+  if any(arm.has_less_time for arm in arms):
+    footnotes.insert(
+      0,
+      f"\\* Below {EQUAL_TIME:.0%} of the training time that {SUBJECT} had "
+      "since the base: no comparison at equal time.",
+    )
+  return "\n".join(lines + [line for note in footnotes for line in ("", note)])
 
 
-def _arm(name: str, runs: Sequence[run_folder.Run]) -> Arm:
-  stage, _, limit = name.partition("@")
-  steps = [
-    [
-      line["time/step_s"]
-      for line in run.metrics
-      if line["stage"] == stage and line["step"] < int(limit or sys.maxsize)
-    ]
-    for run in runs
-  ]
+def _ends(interval: statistics.Interval) -> str:
+  return f"{interval.low:+.3f} to {interval.high:+.3f}"
+
+
+def _arm(name: str, runs: Sequence[run_folder.Run], limit: float) -> Arm:
+  steps = [_step_seconds(run, name) for run in runs]
+  since_base = _minutes_since_base(runs, name)
   evaluations = [run.evaluations[name] for run in runs]
-  above = None
+  subjects = [run.evaluations[SUBJECT] for run in runs]
+  splits = list(evaluations[0].splits)
+  above, above_by_split = None, {}
   if name != SUBJECT:
     above = statistics.paired_macro_difference(
-      [(run.evaluations[name].scores, run.evaluations[SUBJECT].scores)
-       for run in runs]
-    )  # fmt: skip
-
-  def mean(values: Any) -> float:
-    return float(np.mean(list(values)))
-
+      [(e.scores, s.scores) for e, s in zip(evaluations, subjects, strict=True)]
+    )
+    above_by_split = {
+      split: statistics.paired_macro_difference(
+        [
+          (e.split_scores(split), s.split_scores(split))
+          for e, s in zip(evaluations, subjects, strict=True)
+        ]
+      )
+      for split in splits
+    }
   return Arm(
     name=name,
-    updates=round(mean(map(len, steps))),
-    minutes=mean(map(sum, steps)) / 60,
-    macro=mean(e.macro["score"] for e in evaluations),
+    updates=round(_mean(map(len, steps))),
+    minutes=_mean(map(sum, steps)) / 60,
+    minutes_since_base=since_base,
+    has_less_time=name.startswith(run_folder.ARMS) and since_base < limit,
+    macro=_mean(e.macro["score"] for e in evaluations),
     gyms={
-      gym: mean(e.gyms[gym].score for e in evaluations)
+      gym: _mean(e.gyms[gym].score for e in evaluations)
       for gym in evaluations[0].gyms
     },
     splits={
-      split: mean(
+      split: _mean(
         g.score for e in evaluations for g in e.splits[split].values()
       )
-      for split in evaluations[0].splits
+      for split in splits
     },
+    invalid=sum(g.invalid for e in evaluations for g in e.gyms.values()),
     above=above,
+    above_by_split=above_by_split,
   )
+
+
+def _step_seconds(run: run_folder.Run, name: str) -> list[float]:
+  """Returns the seconds of every update of a stage, of its first N for @N."""
+  stage, _, limit = name.partition("@")
+  return [
+    line["time/step_s"]
+    for line in run.metrics
+    if line.get("stage") == stage
+    and "time/step_s" in line
+    and line["step"] < int(limit or sys.maxsize)
+  ]
+
+
+def _minutes_since_base(runs: Sequence[run_folder.Run], name: str) -> float:
+  """Returns the training time of a stage and of those that led to it."""
+  if name == "base":
+    return 0.0
+  return _mean(
+    sum(sum(_step_seconds(run, stage)) for stage in [*before, name]) / 60
+    for run in runs
+    for before in [run_folder.stages_before(name, run.config["stages"])]
+  )
+
+
+def _mean(values: Iterable[Any]) -> float:
+  return float(np.mean(list(values)))
+
+
+def _dead_gyms(evaluation: statistics.Evaluation) -> list[str]:
+  """Returns the gyms in which an evaluation has nothing to tell from."""
+  parts = [evaluation.gyms, *evaluation.splits.values()]
+  return sorted(
+    {n for gyms in parts for n, g in gyms.items() if g.score is None}
+  )
+
+
+def _lack(run: run_folder.Run, name: str) -> str:
+  """Returns why an arm of a run cannot be compared, or an empty string."""
+  if name not in run.evaluations:
+    return f"{run.folder} has no evaluation of {name}"
+  dead = ", ".join(_dead_gyms(run.evaluations[name]))
+  return dead and f"{run.folder} has no valid attempt of {name} in {dead}"
+
+
+def _differences(runs: Sequence[run_folder.Run]) -> list[str]:
+  """Notes in what code and machines of the runs differ, or cannot be known."""
+
+  def git(process: dict[str, Any]) -> dict[str, Any]:
+    return process.get("git") or {}
+
+  def values(run: run_folder.Run, read: Callable[[dict[str, Any]], Any]) -> str:
+    texts = (read(process) for process in run.processes)
+    return ", then ".join(dict.fromkeys(str(t or "unknown") for t in texts))
+
+  notes = []
+  for what, read in (
+    ("commits", lambda process: git(process).get("commit", "")[:12]),
+    ("devices", lambda process: ", ".join(process.get("devices", ()))),
+  ):
+    found = {str(run.folder): values(run, read) for run in runs}
+    if len(set(found.values())) > 1 or any(
+      ", then " in v for v in found.values()
+    ):
+      parts = "; ".join(f"{value} in {name}" for name, value in found.items())
+      notes.append(f"the runs are of different {what}: {parts}")
+  changed = [
+    str(run.folder)
+    for run in runs
+    if any(git(process).get("changed") for process in run.processes)
+  ]
+  if changed:
+    notes.append(f"files differed from the commit in {', '.join(changed)}")
+  return notes
 
 
 def _check_same(runs: Sequence[run_folder.Run]) -> None:

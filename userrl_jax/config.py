@@ -50,7 +50,7 @@ class Function:
 class Telepathy:
   """What is special to the Telepathy gym."""
 
-  guess_limit: int = 0  # wrong guesses that lose; 0 is no limit
+  guess_limit: int = 1  # wrong guesses that lose; 0 is no limit
 
 
 @dataclasses.dataclass
@@ -200,8 +200,10 @@ class Grpo:
 class Comparison:
   """Lengths of the arms that GRPO after a cold start is compared with.
 
-  An arm is a further stage of the same run. It is measured at its end, to
-  compare at equal wall time, and after `grpo.num_iterations` updates.
+  An arm is a further stage of the same run. `continued_updates`, in which the
+  cold start goes on for `grpo.num_iterations` steps, compares at equal updates
+  and has no field here; the others may take as long as GRPO does. `rl_only` is
+  measured after `grpo.num_iterations` too, where its rate is constant.
   """
 
   continued_steps: int = 400  # stage continued: the cold start goes on
@@ -242,7 +244,8 @@ class Config:
   out_dir: str = "runs/default"
   seed: int = 0
   init_from: str = ""  # a checkpoint folder to start from instead of random
-  # And arms to compare with: continued (SFT), rl_only (GRPO from the base).
+  # And arms to compare with: continued_updates, continued (SFT goes on) and
+  # rl_only (GRPO from the base).
   stages: tuple[str, ...] = ("base", "cold_start", "grpo")
   model: Model = dataclasses.field(default_factory=Model)
   tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)

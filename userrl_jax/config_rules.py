@@ -30,8 +30,16 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   "Credit.normalize": ("std", "none"),
   "Optimizer.schedule": ("constant", "cosine"),
   "Evaluation.splits": ("train", "fresh", "dev", "test"),
-  "Config.stages": ("base", "cold_start", "grpo", "continued", "rl_only"),
+  "Config.stages": (
+    "base",
+    "cold_start",
+    "grpo",
+    "continued_updates",
+    "continued",
+    "rl_only",
+  ),
 }
+_ARMS = _NAMES["Config.stages"][3:]
 _MAY_BE_EMPTY = (
   "Tokenizer.folder",
   "User.base_url",
@@ -112,7 +120,8 @@ def _broken_rule(key: str, value: Any) -> str:
 def _mix_problems(c: config_lib.Config) -> Iterator[str]:
   """Yields what is wrong between fields that are right by themselves."""
   rollout, engine, gyms, grpo = c.rollout, c.engine, c.gyms, c.grpo
-  episode = rollout.max_tokens_per_episode
+  episode, stages = rollout.max_tokens_per_episode, set(c.stages)
+  arms = c.comparison
   rules: list[tuple[str, str, bool]] = [  # field, what it must be, if it holds
     (
       "tokenizer.folder",
@@ -142,15 +151,31 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
     ),
     (
       "stages",
-      "with cold_start, where continued is among them",
-      "cold_start" in c.stages or "continued" not in c.stages,
+      f"with cold_start, where an arm ({', '.join(_ARMS)}) is among them",
+      "cold_start" in stages or not stages & set(_ARMS),
+    ),
+    (
+      "stages",
+      "with base, where rl_only is among them and init_from is empty: it has "
+      "nothing to start from",
+      "base" in stages or "rl_only" not in stages or c.init_from != "",
+    ),
+    (
+      "comparison.continued_steps",
+      f"at least grpo.num_iterations ({grpo.num_iterations})",
+      arms.continued_steps >= grpo.num_iterations or "continued" not in stages,
+    ),
+    (
+      "comparison.rl_only_iterations",
+      f"at least grpo.num_iterations ({grpo.num_iterations})",
+      arms.rl_only_iterations >= grpo.num_iterations or "rl_only" not in stages,
     ),
     (
       "grpo.group_size",
       "at least 2, to compare members (or set grpo.credit.released)",
       grpo.group_size > 1
       or grpo.credit.released
-      or not {"grpo", "rl_only"} & set(c.stages),
+      or not {"grpo", "rl_only"} & stages,
     ),
     (
       "grpo.tasks_per_iteration",
@@ -184,18 +209,25 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       dataclasses.astuple(c.mesh).count(-1) < 2,
     ),
   ]
-  for stage, optimizer, num_steps in (
-    ("base", c.base.optimizer, c.base.num_steps),
-    ("cold_start", c.cold_start.optimizer, c.cold_start.num_steps),
-    ("grpo", grpo.optimizer, grpo.num_iterations),
-    ("cold_start", c.cold_start.optimizer, c.comparison.continued_steps),
-    ("grpo", grpo.optimizer, c.comparison.rl_only_iterations),
+  # Arms in which the cold start goes on cut its warm-up to their length.
+  for stage, section, optimizer, num_steps in (
+    ("base", "base", c.base.optimizer, c.base.num_steps),
+    (
+      "cold_start",
+      "cold_start",
+      c.cold_start.optimizer,
+      c.cold_start.num_steps,
+    ),
+    ("grpo", "grpo", grpo.optimizer, grpo.num_iterations),
+    ("rl_only", "grpo", grpo.optimizer, arms.rl_only_iterations),
   ):
     rules.append(
       (
-        f"{stage}.optimizer.warmup_steps",
-        f"below the {num_steps} steps of a cosine schedule",
-        optimizer.schedule != "cosine" or optimizer.warmup_steps < num_steps,
+        f"{section}.optimizer.warmup_steps",
+        f"below the {num_steps} steps of the cosine schedule of {stage}",
+        stage not in stages
+        or optimizer.schedule != "cosine"
+        or optimizer.warmup_steps < num_steps,
       )
     )
   got = {knob.path: knob.value for knob in config_lib.knobs(c)}

@@ -44,7 +44,9 @@ class Console:
 
     Shows what is there of: score/*, success/*, train/loss,
     rollout/logprob_gap_max (sampled against recomputed), episode/turns,
-    */tokens_per_s, fault/*, */programs (compiled so far), */padding (share).
+    */tokens_per_s, fault/*, user/requests and user/retries, */programs
+    (compiled so far), */padding (share). Of several gyms the score is the
+    macro score, "-" where a gym has no valid episode to tell from.
 
     Args:
       stage: of the step.
@@ -73,6 +75,11 @@ class Console:
       table.add_column(name)
     table.add_column("tasks")
     table.add_column("invalid")
+    has_bounds = any(
+      e["invalid"] for s in summaries for e in s["gyms"].values()
+    )
+    if has_bounds:
+      table.add_column("if they scored 0 to 1")
     splits = list(dict.fromkeys(n for s in summaries for n in s["splits"]))
     if len(splits) > 1:
       for split in splits:
@@ -90,16 +97,20 @@ class Console:
           str(e["num_tasks"]),
           str(e["invalid"]),
         ]
+        if has_bounds:
+          low, high = e["score_if_invalid_0"], e["score_if_invalid_1"]
+          row.append(f"{low:.3f} to {high:.3f}" if e["invalid"] else "-")
         of_splits = [summary["splits"].get(s, {}).get(gym) for s in splits]
         row += [_score(own) if own else "-" for own in of_splits]
         table.add_row(*row[: len(table.columns)])
       macro = summary["macro"]
-      if len(summary["gyms"]) > 1 and macro["score"] is not None:
+      if len(summary["gyms"]) > 1:
+        known = macro["score"] is not None
         table.add_row(
           summary["stage"],
           "mean of gyms",
           _score(macro),
-          f"{macro['low']:.3f} to {macro['high']:.3f}",
+          f"{macro['low']:.3f} to {macro['high']:.3f}" if known else "-",
           style="bold",
         )
     self.print(table)
@@ -128,16 +139,9 @@ def _line_parts(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     }
 
   parts = []
-  scores, successes = named("score/"), named("success/")
-  macro = scores.pop("score/macro", None)
-  if scores:
-    text = f"score {_mean(scores.values()):.3f}"
-    if macro is not None:
-      own = [f"{n.partition('/')[2]} {v:.2f}" for n, v in scores.items()]
-      text += f" ({', '.join(own)})"
-    if successes:
-      text += f" success {_mean(successes.values()):.0%}"
-    parts.append((text, "green"))
+  score = _score_text(values)
+  if score:
+    parts.append((score, "green"))
   if "train/loss" in values:
     parts.append((f"loss {values['train/loss']:.4f}", ""))
   if "rollout/logprob_gap_max" in values:
@@ -153,6 +157,11 @@ def _line_parts(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     other = int(sum(counts[f] or 0 for f in counts if not f.is_valid))
     style = "bold red" if other else ""
     parts.append((f"faults {other} (+{own} of the agent)", style))
+  if "user/requests" in values:
+    text = f"user {int(values['user/requests'])} requests"
+    if values.get("user/retries"):
+      text += f" ({int(values['user/retries'])} again)"
+    parts.append((text, ""))
   programs = named(what="/programs")
   if programs:
     parts.append((f"programs {int(sum(programs.values()))}", ""))
@@ -161,6 +170,29 @@ def _line_parts(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     shares = [f"{n.split('/')[0]} {v:.0%}" for n, v in paddings.items()]
     parts.append((f"padding {', '.join(shares)}", ""))
   return parts
+
+
+def _score_text(values: Mapping[str, float]) -> str:
+  """Returns score and success, of each gym where there are several."""
+  of_gyms, successes = {}, []
+  macro = values.get("score/macro")
+  for name, value in values.items():
+    subject, _, gym = name.partition("/")
+    if subject == "score" and gym != "macro":
+      of_gyms[gym] = f"{value:.2f}"
+      score = value
+    elif subject == "success":
+      successes.append(value)
+    elif subject == "fault" and "/" in gym:  # of a gym without valid episodes
+      of_gyms.setdefault(gym.partition("/")[0], "-")
+  if not successes and set(of_gyms.values()) <= {"-"}:
+    return ""
+  if len(of_gyms) == 1:
+    text = f"score {score:.3f}"
+  else:
+    own = ", ".join(f"{gym} {text}" for gym, text in sorted(of_gyms.items()))
+    text = f"score {'-' if macro is None else f'{macro:.3f}'} ({own})"
+  return text + (f" success {_mean(successes):.0%}" if successes else "")
 
 
 def _duration(seconds: float) -> str:

@@ -2,7 +2,8 @@
 
 In: a fixed list. Out: endless equal draws from it, shuffled anew each epoch,
 whose place is a small dict that resumes exactly (law L10). Where items are of
-several gyms, every draw has each gym's share of them.
+several gyms, every draw has each gym's share of them, as near as whole items
+allow.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,9 +22,9 @@ MAX_SEED = 2**31  # Grain takes 32 bits; kinds and arms add to a seed
 class Stream(Generic[Item]):
   """An endless iterator over draws of `per_step` items of a list.
 
-  An epoch is a fresh shuffle cut into draws of distinct items, in which the
-  kinds of items alternate by their shares; what does not fill a last draw is
-  left out of that epoch.
+  An epoch is a fresh shuffle cut into draws. It holds every item once, the
+  kinds of items evenly spread over it; what does not fill a last draw is left
+  out of that epoch.
   """
 
   def __init__(
@@ -44,7 +45,7 @@ class Stream(Generic[Item]):
       for number, kind in enumerate(places)
     ]
     dataset = (
-      grain.MapDataset.mix(shuffled, [len(own) for own in places.values()])
+      _Interleaved(shuffled)
       .batch(per_step, drop_remainder=True, batch_fn=list)
       .repeat()
     )
@@ -93,6 +94,34 @@ class Stream(Generic[Item]):
           "run with the config and the tasks it began with"
         )
     self._iterator.set_state(dict(state["grain"]))
+
+
+class _Interleaved(grain.MapDataset):
+  """Several datasets as one, each spread evenly over every epoch.
+
+  Grain's own `mix` rounds the shares, so that its epoch ends a few items short
+  of some datasets or repeats items of others.
+  """
+
+  def __init__(self, parents: Sequence[grain.MapDataset]):
+    super().__init__(parents)
+    # Item j of n stands at (j + 1/2)/n of the epoch.
+    places = [
+      ((number + 0.5) / len(parent), kind, number)
+      for kind, parent in enumerate(parents)
+      for number in range(len(parent))
+    ]
+    self._slots = [(kind, number) for _, kind, number in sorted(places)]
+
+  def __len__(self) -> int:
+    return len(self._slots)
+
+  def __getitem__(self, index: Any) -> Any:
+    epoch, place = divmod(index, len(self))
+    kind, number = self._slots[place]
+    parent = self.parents[kind]
+    # Beyond its length, a shuffled dataset is in its next epoch.
+    return parent[epoch * len(parent) + number]
 
 
 def task_stream(

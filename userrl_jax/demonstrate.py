@@ -7,6 +7,7 @@ noise, ranked, of which the best are kept.
 
 import asyncio
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
 import random
 
@@ -14,7 +15,9 @@ from userrl_jax import config as config_lib
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax import users
+from userrl_jax.agents import base as agents
 from userrl_jax.agents import scripted
+from userrl_jax.chat import ledger
 from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.gyms import base
 from userrl_jax.rollout import collect
@@ -22,6 +25,9 @@ from userrl_jax.rollout import episode
 
 # (task, randomness of the episode) -> a new script
 MakeScript = Callable[[types.Task, random.Random], scripted.Script]
+
+# Tasks that a model answers in for the sake of the tokenizer alone.
+_NUM_ANSWERED = 12
 
 
 def canned_script(task: types.Task, rng: random.Random) -> scripted.Script:
@@ -52,18 +58,19 @@ def canned(
   Where they do not divide by the tasks, the first tasks are played once more.
   Invalid ones are left out.
   """
-  num_episodes = config.base.num_episodes
-  group_size = -(-num_episodes // len(tasks))
-  groups = _play(
-    config, tasks, group_size, chat, settings, canned_script, iteration=-1
+  size, num_more = divmod(config.base.num_episodes, len(tasks))
+  play = functools.partial(
+    _play,
+    config,
+    chat=chat,
+    settings=settings,
+    make_script=canned_script,
+    iteration=-1,
   )
-  num_full = num_episodes - (group_size - 1) * len(tasks)
-  return [
-    t
-    for i, group in enumerate(groups)
-    for t in group.trajectories[: group_size - (i >= num_full)]
-    if t.is_valid
-  ]
+  groups = play(tasks[:num_more], size + 1)
+  if size:
+    groups += play(tasks[num_more:], size)
+  return [t for group in groups for t in group.trajectories if t.is_valid]
 
 
 def ranked(
@@ -105,6 +112,11 @@ def corpus(config: config_lib.Config, tasks: Sequence[types.Task]) -> list[str]:
   """Returns texts of dialogues, to train the built-in tokenizer on.
 
   Contents of calls and observations, of canned and of oracle play on `tasks`.
+  Where a model answers, it is asked in a few of them only; the others give what
+  needs no answer. An episode that fails gives what was said before.
+
+  Raises:
+    types.SetupError: when the user's set-up cannot work.
   """
   oracle = functools.partial(
     oracle_script,
@@ -112,33 +124,78 @@ def corpus(config: config_lib.Config, tasks: Sequence[types.Task]) -> list[str]:
     settings=config.gyms,
   )
 
-  async def play_all() -> list[str]:
-    texts = []
+  async def play_all() -> list[list[str]]:
     async with users.opened(config.user) as judge:
-      for task in tasks:
+      dialogues = []
+      for i, task in enumerate(tasks):
         for make in (canned_script, oracle):
           gym = gyms.make(task.gym, config.gyms, judge)
           rng = random.Random(f"corpus|{config.seed}|{task.id}")
-          texts += await _texts(gym, task, make(task, rng))
-    return texts
+          speaker = _Speaker(make(task, rng))
+          if judge is None or i < _NUM_ANSWERED:
+            dialogues.append(_texts(gym, task, speaker, config))
+          else:
+            dialogues.append(_opening(gym, task, speaker))
+      return await asyncio.gather(*dialogues)
 
-  return asyncio.run(play_all())
+  return [text for texts in asyncio.run(play_all()) for text in texts]
 
 
 async def _texts(
   gym: base.Gym,
   task: types.Task,
-  script: scripted.Script,
+  speaker: "_Speaker",
+  config: config_lib.Config,
 ) -> list[str]:
+  """Returns all that is said in an episode, until it fails if it does."""
+  max_turns = config.gyms.max_turns
+  settings = episode.Settings(
+    dataclasses.replace(config.rollout, max_malformed=max_turns),
+    max_turns,
+    config.chat.profile,
+    show_reward=False,
+  )
+  played = await episode.play(
+    task, gym, speaker, settings, seed=0, member=0, iteration=0
+  )
+  texts = [x for turn in played.turns for x in (turn.text, turn.observation)]
+  return [*speaker.observations[:1], *filter(None, texts)]
+
+
+async def _opening(
+  gym: base.Gym, task: types.Task, speaker: "_Speaker"
+) -> list[str]:
+  """Returns what is said before anybody has to answer."""
   first = await gym.reset(task, seed=0)
-  texts, observations = [], [first.text]
-  while True:
-    action = script(observations)
-    texts.append(action.content)
-    step = await gym.step(action)
-    observations.append(step.observation.text)
-    if step.terminated or step.truncated:
-      return texts + observations
+  speaker.observe(first.text)
+  return [first.text, (await speaker.act()).text]
+
+
+class _Speaker:
+  """Follows a script as `scripted.ScriptedAgent` does, but writes no ids."""
+
+  def __init__(self, script: scripted.Script):
+    self.ledger = ledger.Ledger()  # stays empty: there is no tokenizer yet
+    self.observations: list[str] = []
+    self._script = script
+
+  async def begin(
+    self, system: str, first: str, choices: tuple[str, ...]
+  ) -> None:
+    self.observations.append(first)
+
+  def has_room(self) -> bool:
+    return True
+
+  async def act(self) -> agents.Reply:
+    action = self._script(self.observations)
+    return agents.Reply(action.content, action)
+
+  def observe(self, text: str) -> None:
+    self.observations.append(text)
+
+  def close(self) -> None:
+    pass
 
 
 def _play(

@@ -8,7 +8,6 @@ repeated.
 """
 
 from collections.abc import Sequence
-import json
 from typing import Any
 
 from userrl_jax import assembly
@@ -57,9 +56,10 @@ def evaluate(
     its transcripts, into the run's folder.
   """
   settings = parts.config.evaluation
-  path = parts.folder / "evaluations" / f"{stage}.json"
-  if path.exists():
-    return json.loads(path.read_text())
+  with flags.user_errors():
+    earlier = recorder.read_evaluation(parts.folder, stage)
+  if earlier is not None:
+    return earlier
   groups = assembly.collect_groups(
     parts,
     params,
@@ -78,7 +78,7 @@ def evaluate(
     temperature=settings.temperature,
     seed=parts.config.seed,
   )
-  recorder.write_json(path, summary)
+  recorder.write_json(recorder.evaluation_path(parts.folder, stage), summary)
   return summary
 
 

@@ -31,7 +31,8 @@ def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
   Returns:
     reward/<gym>, score/<gym> (reward as a share of what the task can give),
       success/<gym>, turns/<gym>: mean over the gym's valid episodes
-    score/macro: mean of the gyms' scores, when there are several
+    score/macro: mean of the gyms' scores, when there are several and each has a
+      valid episode
     flat/<gym>: group/flat_share of the gym's groups
     episode/num, episode/turns, episode/tokens_per_turn (sampled)
     episode/invalid_share; turn/malformed_share of all turns
@@ -53,7 +54,7 @@ def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
       _is_flat(group) for group in groups if group.task.gym == gym
     )
   scores = [v for n, v in numbers.items() if n.startswith("score/")]
-  if len(scores) > 1:
+  if len(scores) > 1 and len(scores) == len({t.task.gym for t in trajectories}):
     numbers["score/macro"] = _mean(scores)
   if valid:
     numbers["episode/turns"] = _mean(len(t.turns) for t in valid)

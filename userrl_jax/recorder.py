@@ -6,18 +6,21 @@ In: the parts of a run and what its stages report. Out: `<out_dir>/`
   metrics.jsonl, tensorboard/     numbers of every step
   transcripts/                    dialogues, by stage
   evaluations/                    scores, by stage
+  dialogues/                      what stages imitate, made once
   checkpoints/<stage>/            where a killed run goes on
 
 A stage that began earlier is restored by `begin`; what an interrupted run
 wrote after its last checkpoint is dropped, so files come out the same.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import datetime
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -32,6 +35,7 @@ from userrl_jax import console
 from userrl_jax import data
 from userrl_jax import flags
 from userrl_jax import metrics
+from userrl_jax import stages
 from userrl_jax import types
 from userrl_jax.learning import batching
 from userrl_jax.learning import learner
@@ -54,11 +58,15 @@ class Recorder:
     self._parts = parts
     self._console = console.Console()
     self._start = self._step_start = time.monotonic()
+    self._earlier_s = 0.0  # time of the processes that this one goes on for
     self._evaluations: list[Mapping[str, Any]] = []
     self._writers: metrics.Writers | None = None
     parts.folder.mkdir(parents=True, exist_ok=True)
-    self._keep_config()
-    write_json(parts.folder / "environment.json", _environment(parts, command))
+    goes_on = assembly.has_begun(parts.folder)
+    self._keep_config(goes_on)
+    self._keep_environment(command, goes_on)
+    if not goes_on:  # they may be of another config, or tokenizer
+      shutil.rmtree(parts.folder / "dialogues", ignore_errors=True)
     self._console.print(
       f"run {parts.folder}: {parts.config.model.preset} on "
       f"{len(jax.devices())} x {jax.devices()[0].device_kind}, "
@@ -69,57 +77,56 @@ class Recorder:
   @flags.user_errors()
   def begin(
     self,
-    stage: str,
+    stage: stages.Stage,
     state: learner.State,
-    stream: data.Stream,
-    num_steps: int,
+    make_stream: Callable[[], data.Stream[Any]],
     update: Callable[..., Any],
-  ) -> learner.State:
+  ) -> tuple[learner.State, Iterator[Any]]:
     """Opens a stage, at its latest checkpoint when it has one.
 
     Args:
-      stage: its name.
+      stage: what is opened.
       state: to start from, or the shape of what is restored.
-      stream: its data; moved to where the checkpoint was.
-      num_steps: of the stage.
+      make_stream: makes its data, unless the stage is complete.
       update: its jitted update, whose compiled programs are counted.
 
     Returns:
-      The state to go on from.
+      The state to go on from, and the stream, moved to where the checkpoint
+      was; an empty one when the stage is complete.
 
     Raises:
       SystemExit: with a message and code 2, when the stage cannot go on from
         what its folder holds.
     """
-    self._stage, self._stream, self._num_steps = stage, stream, num_steps
-    self._update = update
-    folder = self._parts.folder / "checkpoints" / stage
+    self._stage, self._update = stage, update
+    folder = self._parts.folder / "checkpoints" / stage.name
     self._store = checkpoint.Store(folder, self._parts.config.checkpoint.keep)
     self._store.describe(
       self._parts.tokenizer, config_lib.to_dict(self._parts.config)
     )
-    self._next_step = 0
+    self._next_step, place = 0, None
     if self._store.latest_step() is not None:
       state, extras = self._store.restore(state)
-      stream.set_state(extras["stream"])
-      self._next_step = extras["next_step"]
+      self._next_step, place = extras["next_step"], extras["stream"]
       self._console.print(
-        f"{stage}: goes on after step {self._next_step} of {num_steps}"
+        f"{stage.name}: goes on after step {self._next_step} of "
+        f"{stage.num_steps}"
       )
-    stages = self._parts.config.stages
-    if self._writers is None and self._next_step < num_steps:
-      is_fresh = stage == stages[0] and self._next_step == 0
-      self._writers = metrics.Writers(
-        self._parts.folder,
-        stages,
-        resume=None if is_fresh else (stage, self._next_step),
-      )
+    if stage.also_after is not None and stage.also_after < self._next_step:
+      self._show_again(stage.milestone)
+    if self._next_step == stage.num_steps:
+      return state, iter(())
+    self._stream = make_stream()
+    if place is not None:
+      self._stream.set_state(place)
+    if self._writers is None:
+      self._open_writers()
     self._step_start = time.monotonic()
-    return state
+    return state, self._stream
 
   def remaining(self) -> Iterable[int]:
     """Returns the steps of the stage that are still to do."""
-    return range(self._next_step, self._num_steps)
+    return range(self._next_step, self._stage.num_steps)
 
   def record(
     self,
@@ -142,6 +149,7 @@ class Recorder:
       engine = self._parts.engine
       counters = engine.take_counters()
       numbers |= metrics.summarize_groups(groups)
+      numbers |= self._parts.user.take_counts()
       numbers |= {
         "rollout/tokens_sampled": counters.tokens_sampled,
         "rollout/tokens_read": counters.tokens_read,
@@ -149,18 +157,20 @@ class Recorder:
         "rollout/programs": engine.num_programs(),
       }
     assert self._writers is not None
-    self._writers.write(self._stage, step, numbers, now - self._start)
+    name, num_steps = self._stage.name, self._stage.num_steps
+    time_s = self._earlier_s + now - self._start
+    self._writers.write(name, step, numbers, time_s)
     if groups and step % _TRANSCRIPTS_EVERY == 0:
       self._writers.write_transcripts(
-        self._stage, step, [t for g in groups for t in g.trajectories]
+        name, step, [t for g in groups for t in g.trajectories]
       )
-    if groups or (step + 1) % 20 == 0 or step + 1 == self._num_steps:
-      self._console.show(self._stage, step, self._num_steps, numbers)
+    if groups or (step + 1) % 20 == 0 or step + 1 == num_steps:
+      self._console.show(name, step, num_steps, numbers)
     self._step_start = time.monotonic()
 
   def save_when_due(self, num_done: int, state: learner.State) -> None:
     """Saves a checkpoint on schedule and at the end of the stage."""
-    is_last = num_done == self._num_steps
+    is_last = num_done == self._stage.num_steps
     if is_last or num_done % self._parts.config.checkpoint.every_steps == 0:
       extras = {"next_step": num_done, "stream": self._stream.get_state()}
       self._store.save(num_done, state, extras)
@@ -170,6 +180,7 @@ class Recorder:
   def show_evaluation(self, summary: Mapping[str, Any]) -> None:
     """Shows the evaluations so far, this one last."""
     self._parts.engine.take_counters()
+    self._parts.user.take_counts()
     self._evaluations.append(summary)
     self._console.show_table(self._evaluations)
     self._step_start = time.monotonic()  # its time is no training step's
@@ -181,10 +192,57 @@ class Recorder:
     minutes = (time.monotonic() - self._start) / 60
     self._console.print(f"done in {minutes:.1f} min; report: {report}")
 
-  def _keep_config(self) -> None:
+  def _show_again(self, name: str) -> None:
+    """Shows what was measured at an earlier step, or says that it is lost."""
+    summary = read_evaluation(self._parts.folder, name)
+    if summary is not None:
+      self.show_evaluation(summary)
+      return
+    path = evaluation_path(self._parts.folder, name)
+    self._console.print(
+      f"{name} is in no table: {path} is gone, and so are its params"
+    )
+
+  def _open_writers(self) -> None:
+    names = self._parts.config.stages
+    is_fresh = self._stage.name == names[0] and self._next_step == 0
+    self._writers = metrics.Writers(
+      self._parts.folder,
+      names,
+      resume=None if is_fresh else (self._stage.name, self._next_step),
+    )
+    lines = (self._parts.folder / "metrics.jsonl").read_text().splitlines()
+    if lines:
+      self._earlier_s = json.loads(lines[-1])["time_s"]
+
+  def _keep_environment(self, command: flags.Command, goes_on: bool) -> None:
+    """Writes what runs; of a run that goes on, what it goes on with."""
+    path = self._parts.folder / "environment.json"
+    environment = _environment(self._parts, command)
+    if goes_on and path.exists():
+      first = json.loads(path.read_text())
+      code, now = first.get("git") or {}, environment["git"] or {}
+      if now.get("commit") != code.get("commit"):
+        self._console.print(
+          f"the run began with commit {code.get('commit')} and goes on with "
+          f"{now.get('commit')}"
+        )
+      time_now = datetime.datetime.now(datetime.UTC)
+      first.setdefault("resumed", []).append(
+        {
+          "commit": now.get("commit"),
+          "changed": now.get("changed"),
+          "command": environment["command"],
+          "time": time_now.isoformat(timespec="seconds"),
+        }
+      )
+      environment = first
+    write_json(path, environment)
+
+  def _keep_config(self, goes_on: bool) -> None:
     path = self._parts.folder / "config.json"
     config = self._parts.config
-    if path.exists() and assembly.has_begun(self._parts.folder):
+    if path.exists() and goes_on:
       earlier = config_lib.from_dict(json.loads(path.read_text()))
       changed = {
         field: values
@@ -200,6 +258,29 @@ class Recorder:
           "another --config.out_dir, or delete that folder"
         )
     write_json(path, config_lib.to_dict(config))
+
+
+def evaluation_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+  """Returns the file of an evaluation in a run's folder."""
+  return folder / "evaluations" / f"{name}.json"
+
+
+def read_evaluation(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
+  """Returns a finished evaluation, None where there is none.
+
+  Raises:
+    ValueError: when its file is damaged.
+  """
+  path = evaluation_path(folder, name)
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f"{path} must hold a finished evaluation, got {error}; restore a copy, "
+      "or delete the file"
+    ) from error
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

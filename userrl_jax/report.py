@@ -9,7 +9,7 @@ model wrote is hostile text and escaped.
 import argparse
 import base64
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import datetime
 import hashlib
 import itertools
@@ -32,6 +32,7 @@ from userrl_jax import types
 CURVES = (
   ("score", r"score/"),
   ("success", r"success/"),
+  ("flat groups by gym", r"flat/"),
   ("loss", r"(train/)?loss$"),
   ("entropy", r".*entropy$"),
   ("gradient norm", r".*grad_norm$"),
@@ -88,7 +89,8 @@ def write(run_dir: str | pathlib.Path) -> pathlib.Path:
     lstrip_blocks=True,
   )
   environment.filters |= {"shorten": _shorten, "csp_hash": _csp_hash}
-  colours = {stage: n for n, stage in enumerate(run.stages)}
+  arms = list(dict.fromkeys(map(run_folder.arm_of, run.stages)))
+  colours = {s: arms.index(run_folder.arm_of(s)) for s in run.stages}
   page = environment.get_template(_TEMPLATE).render(
     run=run,
     colours={s: n % charts.NUM_COLOURS for s, n in colours.items()},
@@ -97,9 +99,9 @@ def write(run_dir: str | pathlib.Path) -> pathlib.Path:
     splits=list(
       dict.fromkeys(s for e in run.evaluations.values() for s in e.splits)
     ),
-    score_chart=_score_chart(run, colours),
+    score_charts=_score_charts(run, colours),
     differences=(differences := _differences(run)),
-    difference_chart=_difference_chart(differences, colours),
+    difference_charts=_difference_charts(differences, colours),
     curves=_curves(run, colours),
     faults=_faults(run),
     config_changes=_config_changes(run),
@@ -114,36 +116,55 @@ def write(run_dir: str | pathlib.Path) -> pathlib.Path:
 
 def _facts(run: run_folder.Run) -> list[tuple[str, str]]:
   """Returns what the page's head says about the run, in words."""
-  skipped = ("command", "differences", "argv")
+  skipped = ("command", "differences", "argv", "resumed")
   facts = [
     (key, value if isinstance(value, str) else json.dumps(value))
     for key, value in run.environment.items()
     if key not in skipped
   ]
-  times = [m["time_s"] for m in run.metrics if "time_s" in m]
+  # Not time_s, which starts anew when a run is resumed.
+  times = [m["time/step_s"] for m in run.metrics if "time/step_s" in m]
   if times:
-    facts.append(("time of training", f"{max(times) / 60:.1f} minutes"))
+    facts.append(("time of training", f"{sum(times) / 60:.1f} minutes"))
+  if len(run.processes) > 1:
+    facts.append(("times resumed", str(len(run.processes) - 1)))
+  commits = [(p.get("git") or {}).get("commit") for p in run.processes]
+  if len(set(commits)) > 1:
+    facts.append(("commits, one after the other", json.dumps(commits)))
   for key in ("seed", "stages"):
     if key in run.config:
       facts.append((key, json.dumps(run.config[key])))
   return facts
 
 
-def _score_chart(run: run_folder.Run, colours: Mapping[str, int]):
-  rows = [
-    charts.Estimate(
-      stage if len(evaluation.gyms) == 1 else f"{stage} · {gym}",
-      e.score,
-      e.low,
-      e.high,
-      colours[stage],
-    )
-    for stage, evaluation in run.evaluations.items()
-    for gym, e in evaluation.gyms.items()
-    if e.score is not None
+def _score_charts(
+  run: run_folder.Run, colours: Mapping[str, int]
+) -> list[dict[str, Any]]:
+  """Draws the stages' scores: as a mean of gyms first, then of each gym."""
+  parts: dict[str, list[charts.Estimate]] = {MEAN: []}
+  for stage, evaluation in run.evaluations.items():
+    scores = {
+      gym: (e.score, e.low, e.high) for gym, e in evaluation.gyms.items()
+    }
+    if len(scores) > 1:
+      macro = evaluation.macro
+      scores = {MEAN: (macro["score"], macro["low"], macro["high"]), **scores}
+    for name, numbers in scores.items():
+      if numbers[0] is not None:
+        estimate = charts.Estimate(stage, *numbers, colours[stage])
+        parts.setdefault(name, []).append(estimate)
+  return _interval_charts("Score with 95% interval", parts)
+
+
+def _interval_charts(
+  what: str, parts: Mapping[str, list[charts.Estimate]], zero: bool = False
+) -> list[dict[str, Any]]:
+  shown = {name: rows for name, rows in parts.items() if rows}
+  titles = {n: f"{what}: {n}" if len(shown) > 1 else what for n in shown}
+  return [
+    {"title": titles[n], "svg": charts.intervals(rows, titles[n], zero)}
+    for n, rows in shown.items()
   ]
-  title = "Score by stage with 95% intervals"
-  return charts.intervals(rows, title) if rows else None
 
 
 def _differences(run: run_folder.Run) -> list[dict[str, Any]]:
@@ -151,9 +172,9 @@ def _differences(run: run_folder.Run) -> list[dict[str, Any]]:
   rows = []
   for before, after in _pairs(run):
     a, b = run.evaluations[before], run.evaluations[after]
-    shared = {gym: ([gym]) for gym in b.gyms if gym in a.gyms}
+    shared = {gym: [gym] for gym in b.gyms if gym in a.gyms}
     if len(shared) > 1:
-      shared[MEAN] = list(shared)
+      shared = {MEAN: list(shared), **shared}
     for name, gyms in shared.items():
       row = {"before": before, "after": after, "gym": name}
       sides = ({gym: e.scores[gym] for gym in gyms} for e in (a, b))
@@ -179,24 +200,25 @@ def _pairs(run: run_folder.Run) -> list[tuple[str, str]]:
   return pairs + [(arm, "grpo") for arm in arms if "grpo" in stages]
 
 
-def _difference_chart(
+def _difference_charts(
   differences: Sequence[Mapping[str, Any]], colours: Mapping[str, int]
-):
-  several = len({row["gym"] for row in differences}) > 1
-  rows = [
-    charts.Estimate(
-      f"{row['before']} → {row['after']}"
-      + (f" · {row['gym']}" if several else ""),
-      row["interval"].mean,
-      row["interval"].low,
-      row["interval"].high,
-      colours[row["after"]],
-    )
-    for row in differences
-    if "problem" not in row
-  ]
-  title = "Paired differences with 95% intervals"
-  return charts.intervals(rows, title, zero=True) if rows else None
+) -> list[dict[str, Any]]:
+  parts: dict[str, list[charts.Estimate]] = {MEAN: []}
+  for row in differences:
+    if "problem" not in row:
+      # GRPO against an arm has the colour of the arm: there are many.
+      is_arm = row["before"].startswith(run_folder.ARMS)
+      label = "vs {before}" if is_arm else "{before} → {after}"
+      estimate = charts.Estimate(
+        label.format(**row),
+        row["interval"].mean,
+        row["interval"].low,
+        row["interval"].high,
+        colours[row["before" if is_arm else "after"]],
+      )
+      parts.setdefault(row["gym"], []).append(estimate)
+  title = "Difference on the same tasks with 95% interval"
+  return _interval_charts(title, parts, zero=True)
 
 
 def _curves(
@@ -297,18 +319,39 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _dialogues(run: run_folder.Run) -> dict[str, Any]:
   """Puts the stages' first attempts at each task side by side."""
-  tasks: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+  # (gym, split) -> task -> stage -> dialogue
+  parts: dict[tuple[str, str], dict[str, dict[str, dict[str, Any]]]] = {}
   for stage, dialogues in run.played.items():
     for dialogue in sorted(dialogues, key=lambda d: d.get("member", 0)):
-      key = (str(dialogue["gym"]), str(dialogue["task"]))
-      tasks.setdefault(key, {}).setdefault(stage, dialogue)
-  shown = sorted(tasks.items(), key=lambda item: _natural(item[0]))[:MAX_TASKS]
+      part = str(dialogue["gym"]), str(dialogue.get("split", ""))
+      tasks = parts.setdefault(part, {})
+      tasks.setdefault(str(dialogue["task"]), {}).setdefault(stage, dialogue)
+  ordered = [
+    [
+      (*part, task, parts[part][task])
+      for task in sorted(parts[part], key=_natural)
+    ]
+    for part in sorted(parts)
+  ]
+  turns = itertools.zip_longest(*ordered)
+  shown = [task for turn in turns for task in turn if task][:MAX_TASKS]
+  counts = collections.Counter((gym, split) for gym, split, *_ in shown)
   return {
-    "num_tasks": len(tasks),
-    "gyms": sorted({gym for gym, _ in tasks}),
+    "num_tasks": sum(map(len, ordered)),
+    "parts": [
+      {
+        "name": " ".join(filter(None, part)),
+        "shown": counts[part],
+        "num_tasks": len(parts[part]),
+      }
+      for part in sorted(parts)
+    ],
+    "gyms": sorted({gym for gym, _ in parts}),
+    "splits": sorted({split for _, split in parts}),
     "tasks": [
       {
         "gym": gym,
+        "split": split,
         "id": task,
         "stages": stages,
         "scores": {
@@ -316,7 +359,7 @@ def _dialogues(run: run_folder.Run) -> dict[str, Any]:
           for stage, d in stages.items()
         },
       }
-      for (gym, task), stages in shown
+      for gym, split, task, stages in shown
     ],
   }
 
@@ -325,14 +368,11 @@ def _is_valid(dialogue: Mapping[str, Any]) -> bool:
   return bool(dialogue.get("valid", dialogue["fault"] == types.Fault.OK))
 
 
-def _natural(key: Iterable[str]) -> list[list[tuple[int, Any]]]:
+def _natural(text: str) -> list[tuple[int, Any]]:
   """Orders t2 before t10."""
   return [
-    [
-      (0, int(part)) if part.isdecimal() else (1, part)
-      for part in re.split(r"(\d+)", text)
-    ]
-    for text in key
+    (0, int(part)) if part.isdecimal() else (1, part)
+    for part in re.split(r"(\d+)", text)
   ]
 
 

@@ -4,6 +4,7 @@ In: a run's folder. Out: a `Run`. A file that is missing or broken is a note,
 never a crash: a report is most wanted of a run that went wrong.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
@@ -13,6 +14,15 @@ from userrl_jax import statistics
 
 # Stages that others are compared with; `arm@N` is an arm after N updates.
 ARMS = ("continued", "rl_only")
+# Stages whose params a stage starts from: the first that the run has.
+STARTS = {
+  "base": (),
+  "cold_start": ("base",),
+  "grpo": ("cold_start", "base"),
+  "continued_updates": ("cold_start",),
+  "continued": ("cold_start",),
+  "rl_only": ("base",),
+}
 
 
 @dataclasses.dataclass
@@ -21,7 +31,8 @@ class Run:
 
   folder: pathlib.Path
   config: dict[str, Any]
-  environment: dict[str, Any]
+  environment: dict[str, Any]  # of the process that began it
+  processes: list[dict[str, Any]]  # that, and those of who resumed it
   metrics: list[dict[str, Any]]
   evaluations: dict[str, statistics.Evaluation]  # by stage, in order
   played: dict[str, list[dict[str, Any]]]  # evaluation transcripts by stage
@@ -53,7 +64,14 @@ def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
   stages = [str(stage) for stage in run_config.get("stages", ())]
   found = [line["stage"] for line in metrics if "stage" in line]
   stages = list(dict.fromkeys([*stages, *map(str, found), *evaluations]))
-  stages.sort(key=lambda stage: stage.startswith(ARMS))
+  order = {stage: place for place, stage in enumerate(stages)}
+  stages.sort(  # `arm@N` comes before the whole arm
+    key=lambda stage: (
+      stage.startswith(ARMS),
+      order.get(arm_of(stage), len(stages)),
+      "@" not in stage,
+    )
+  )
   played, trained = {}, {}
   for stage in stages:
     path = folder / "transcripts" / f"evaluation_{stage}.jsonl"
@@ -65,10 +83,12 @@ def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
   for stage in stages:
     if stage not in evaluations:
       notes.append(f"evaluations/{stage}.json is not there")
+  environment = _read_json(folder / "environment.json", notes)
   return Run(
     folder=folder,
     config=run_config,
-    environment=_read_json(folder / "environment.json", notes),
+    environment=environment,
+    processes=_processes(environment),
     metrics=metrics,
     evaluations={s: evaluations[s] for s in stages if s in evaluations},
     played={s: p for s, p in played.items() if p},
@@ -78,18 +98,42 @@ def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
   )
 
 
+def arm_of(stage: str) -> str:
+  """Returns `arm` of `arm@N`, and any other stage as it is."""
+  return stage.partition("@")[0]
+
+
+def stages_before(stage: str, stages: Sequence[str]) -> list[str]:
+  """Returns what of a run's stages led to a stage, the base left out."""
+  starts = STARTS.get(arm_of(stage), ())
+  before = next((start for start in starts if start in stages), "base")
+  if before == "base":
+    return []
+  return [*stages_before(before, stages), before]
+
+
 def _read_json(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
-  name = path.relative_to(path.parents[0]).as_posix()
   try:
     value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
       raise ValueError("it is no JSON object")
     return value
   except FileNotFoundError:
-    notes.append(f"{name} is not there")
+    notes.append(f"{path.name} is not there")
   except (ValueError, OSError) as error:
-    notes.append(f"{name} cannot be read: {error}")
+    notes.append(f"{path.name} cannot be read: {error}")
   return {}
+
+
+def _processes(environment: dict[str, Any]) -> list[dict[str, Any]]:
+  """Returns an environment for each process; a later one tells what changed."""
+  first = {k: v for k, v in environment.items() if k != "resumed"}
+  resumed = environment.get("resumed", [])
+  return [first] + [
+    {**first, **later, "git": {k: later.get(k) for k in ("commit", "changed")}}
+    for later in (resumed if isinstance(resumed, list) else [])
+    if isinstance(later, dict)
+  ]
 
 
 def _read_lines(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:

@@ -51,6 +51,14 @@ class FaultError(Exception):
     self.detail = detail
 
 
+class SetupError(ValueError):
+  """Raised when a run cannot go on until the user changes something.
+
+  Such as a wrong key: every episode would fail alike, so it stops the run
+  where a `FaultError` ends one episode.
+  """
+
+
 class StopReason(enum.StrEnum):
   """Why an episode ended."""
 
@@ -88,7 +96,7 @@ class Task:
 
   gym: str
   id: str  # unique within the gym
-  split: str  # train, dev or test
+  split: str  # train, fresh, dev or test
   level: int  # 1 (easiest) to 3
   structure: str  # key of the latent structure that splits are made by
   public: Mapping[str, Any]  # what the agent may be shown

@@ -49,6 +49,18 @@ def test_pack_keeps_contract(name, split):
 
 
 @pytest.mark.parametrize("name", gyms.GYMS)
+def test_hacks_leave_the_game_open_where_guesses_are_free(name):
+  settings = dataclasses.replace(
+    CASES["generated"], telepathy=config.Telepathy(guess_limit=0)
+  )
+  for task in gyms.load_tasks(name, settings, "test", seed=3)[:5]:
+    for hack in gyms.hacks(name)(task):
+      gym = gyms.make(name, settings)
+      record = contract.play(gym, task, lambda texts, hack=hack: hack)
+      assert not any(step.terminated for step in record.steps), hack
+
+
+@pytest.mark.parametrize("name", gyms.GYMS)
 def test_check_all_runs_every_check(name):
   settings = dataclasses.replace(CASES["generated"], num_test_tasks=8)
   contract.check_all(

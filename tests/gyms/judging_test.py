@@ -58,7 +58,7 @@ def ask(replies, num_reasks=2, check=None, **values):
   coroutine = judge.verdict("Judge.", template, values, Verdict, check)
   try:
     return asyncio.run(coroutine), requests
-  except types.FaultError as error:
+  except (types.FaultError, types.SetupError) as error:
     return error, requests
 
 
@@ -217,3 +217,8 @@ def test_gives_up_without_repeating_a_reply(num_reasks):
 def test_other_faults_pass_through(fault):
   error, requests = ask([types.FaultError(fault, "why"), GOOD])
   assert (error.fault, error.detail, len(requests)) == (fault, "why", 1)
+
+
+def test_a_wrong_set_up_is_no_reply():
+  error, requests = ask([types.SetupError("check the key"), GOOD])
+  assert str(error) == "check the key" and len(requests) == 1

@@ -69,6 +69,10 @@ def test_one_stem_is_all_that_the_forms_of_a_word_leave():
     ("not alive metal", [("dead", 0, 2, False), ("metal", 2, 3, False)]),
     ("not metal, swim", [("metal", 1, 2, True), ("water", 2, 3, True)]),
     ("not in any way at all metal", [("metal", 6, 7, False)]),
+    ("neither metal nor living", [("metal", 1, 2, True), ("alive", 3, 4, 1)]),
+    ("neither living nor alive", [("alive", 1, 2, True), ("alive", 3, 4, 1)]),
+    ("It isn't metal nor alive", [("metal", 3, 4, True), ("alive", 5, 6, 1)]),
+    ("Nor does it swim", [("water", 3, 4, True)]),
     ("nothing", []),
   ],
 )
@@ -112,6 +116,19 @@ def test_is_question(text, expected):
   assert rules.is_question(text) is expected
 
 
+@pytest.mark.parametrize(
+  "text, plain",
+  [
+    ("Isn't it red?", "Is it red?"),
+    (" don\u2019t you fly", "do you fly"),
+    ("Is it not red?", "Is it not red?"),
+    ("It isn't red", "It isn't red"),
+  ],
+)
+def test_without_polite_not(text, plain):
+  assert rules.without_polite_not(text) == plain
+
+
 DIED_AT_SEA = (("died", "was killed"), ("sea", "ship"))
 
 
@@ -127,6 +144,7 @@ DIED_AT_SEA = (("died", "was killed"), ("sea", "ship"))
     ("No ship, he died", 12, False),
     ("He didn't die: no ship.", 12, False),  # die is no form of died
     ("Not never died at sea", 12, True),
+    ("He neither died nor went to sea", 12, False),
     ("not died, sea", 12, False),  # one cue in reach of both groups
     ("not died. He then died at sea", 12, True),
     ("", 12, False),

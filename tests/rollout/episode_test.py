@@ -243,6 +243,31 @@ def test_too_many_invalid_episodes_stop_the_run(chat, tasks):
     run(5)
 
 
+def test_a_wrong_set_up_stops_the_run_at_once(chat, tasks):
+  waiting = [_Flaky(3600.0, 99) for _ in tasks[1:]]
+  wrong = _Flaky(types.SetupError("check the key"), 99)
+  left = [wrong, *waiting]
+  make_agent = lambda *_: scripted.ScriptedAgent(
+    _moves(("action", "x")), chat, 4096
+  )
+
+  async def run():
+    with pytest.raises(types.SetupError, match="check the key"):
+      await collect.collect(
+        tasks,
+        1,
+        lambda name: left.pop(0),
+        make_agent,
+        SETTINGS,
+        seed=0,
+        iteration=0,
+      )
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+  assert asyncio.run(run()) == set()
+  assert wrong.num_calls == 1  # not tried again
+
+
 def test_scripted_agents_are_agents(chat):
   agent: agents.Agent = scripted.ScriptedAgent(_moves(), chat, 100)
   assert agent.has_room()

@@ -56,9 +56,11 @@ def test_a_model_answers_in_the_gym_it_was_opened_for():
   ],
 )
 def test_what_is_wrong_with_an_endpoint_is_said_at_once(script, message):
-  with server.Server(server.telepathy_answer, script=script) as running:
-    with pytest.raises(ValueError, match=message):
-      asyncio.run(users.check(endpoint(running.base_url)))
+  with (
+    server.Server(server.telepathy_answer, script=script) as running,
+    pytest.raises(ValueError, match=message),
+  ):
+    asyncio.run(users.check(endpoint(running.base_url)))
 
 
 def test_one_bad_answer_does_not_condemn_an_endpoint():
@@ -74,3 +76,36 @@ def test_nobody_listens():
     settings = endpoint(running.base_url)
   with pytest.raises(ValueError, match="start it, or check user.base_url"):
     asyncio.run(users.check(settings))
+
+
+def test_a_run_has_one_endpoint_whose_counts_go_on():
+  settings = config.Gyms(num_train_tasks=1)
+  (task,) = gyms.load_tasks("telepathy", settings, "train", 0)
+  script = ["", "", "422", "error"]
+
+  async def collection(user):
+    async with user.opened() as judge:
+      gym = gyms.make("telepathy", settings, judge)
+      await gym.reset(task, 0)
+      await gym.step(types.Action("action", "Is it big?"))
+
+  with server.Server(server.telepathy_answer, script=script) as running:
+    user = users.User(endpoint(running.base_url, num_retries=1))
+    asyncio.run(user.check())
+    asyncio.run(collection(user))
+    counts = user.take_counts()
+    assert (counts["user/requests"], counts["user/retries"]) == (2, 0)
+    assert counts["user/tokens_out"] > 0
+    # One prompt is at fault: earlier ones were answered by the same endpoint.
+    with pytest.raises(types.FaultError):
+      asyncio.run(collection(user))
+    asyncio.run(collection(user))
+    assert {
+      k: v for k, v in user.take_counts().items() if "tokens" not in k
+    } == {
+      "user/requests": 3,
+      "user/retries": 1,
+      "user/failed/user_error": 1,
+    }
+    assert set(user.take_counts().values()) == {0}
+  assert users.User(config.User()).take_counts() == {}

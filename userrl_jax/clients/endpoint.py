@@ -2,7 +2,7 @@
 
 In: chat messages. Out: the text of the reply, or a `types.FaultError` (law L2)
 whose detail shows neither the key nor a word of what was asked or answered.
-What asking again cannot mend, such as a wrong key, is a ValueError at once.
+What asking again cannot mend, such as a wrong key, is a `types.SetupError`.
 """
 
 import asyncio
@@ -41,6 +41,7 @@ _HINTS = {
 }
 _ANY_HINT = "check user.model, user.max_tokens and user.temperature"
 _CODE = re.compile(r"[A-Za-z_][\w.\-]{0,39}")
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +77,11 @@ class Endpoint:
     """Checks the settings and reads the key; connects to nothing.
 
     Raises:
-      ValueError: when there is no model, no usable URL, or no key where one is
-        needed.
+      types.SetupError: when there is no model, no usable URL, or no key where
+        one is needed.
     """
     if not settings.model:
-      raise ValueError(
+      raise types.SetupError(
         "user.model must name the model when user.kind is endpoint, got ''"
       )
     self._settings = settings
@@ -134,7 +135,8 @@ class Endpoint:
       messages: each with a role and a content.
 
     Raises:
-      ValueError: when the endpoint refuses the key, the model or the settings.
+      types.SetupError: when the endpoint refuses the key, the model or the
+        settings.
       types.FaultError: after retries of what may mend itself: USER_TIMEOUT,
         USER_ERROR (no connection, an HTTP error, no chat completion),
         USER_REFUSAL, or USER_UNPARSABLE (a reply that is empty or cut off).
@@ -188,13 +190,13 @@ class Endpoint:
       return self._no_completion()
     else:
       return self._text(reply)
-    if isinstance(failure, ValueError):
+    if isinstance(failure, types.SetupError):
       raise failure  # outside of the handler, whose exception holds the key
     return failure
 
   def _status_failure(
     self, error: openai.APIStatusError
-  ) -> _Failure | ValueError:
+  ) -> _Failure | types.SetupError:
     """Returns what an HTTP error means for a request, or for the set-up."""
     status = error.status_code
     said: list[Any] = [error.code, error.type, error.param]
@@ -215,7 +217,7 @@ class Endpoint:
       return _Failure(types.Fault.USER_ERROR, detail)
     hint = _HINTS.get(status, _ANY_HINT)
     hint = hint.format(api_key_env=self._settings.api_key_env or "user.api_key")
-    return ValueError(
+    return types.SetupError(
       f"the endpoint {self._where} must take our requests, got {detail}; {hint}"
     )
 
@@ -278,13 +280,19 @@ def _checked_url(base_url: str) -> urllib.parse.SplitResult:
     _ = url.port  # raises when it is no number
   except ValueError:
     is_usable = False
-  if "@" in base_url:  # not shown: it holds a password
-    raise ValueError(
+  # Neither is shown: either may hold a key.
+  if "@" in base_url:
+    raise types.SetupError(
       "user.base_url must hold no name and password; put the key into the "
       "variable that user.api_key_env names"
     )
+  if "?" in base_url or "#" in base_url:
+    raise types.SetupError(
+      "user.base_url must end with its path, without ? or # and what follows; "
+      "put a key into the variable that user.api_key_env names"
+    )
   if not is_usable:
-    raise ValueError(
+    raise types.SetupError(
       "user.base_url must look like http://localhost:8000/v1, or be empty for "
       f"OpenAI's, got {base_url!r}"
     )
@@ -293,22 +301,27 @@ def _checked_url(base_url: str) -> urllib.parse.SplitResult:
 
 def _key(api_key_env: str, host: str, where: str) -> str:
   """Returns the key; a placeholder for a local endpoint that needs none."""
+  if api_key_env and not _VARIABLE.fullmatch(api_key_env):
+    raise types.SetupError(  # not shown: it may be the key itself
+      "user.api_key_env must name a variable (letters, digits and _), got "
+      "something else; put the key into a variable and name that one"
+    )
   key = os.environ.get(api_key_env, "").strip() if api_key_env else ""
   if key:
     # An HTTP library would quote such a key in its complaint.
     if not (key.isascii() and key.isprintable() and " " not in key):
-      raise ValueError(
+      raise types.SetupError(
         f"the key in {api_key_env} must be printable ASCII without blanks"
       )
     return key
   if _is_local(host):
     return "none"
   if not api_key_env:
-    raise ValueError(
+    raise types.SetupError(
       "user.api_key_env must name the variable that holds the key for "
       f"{where}, got ''"
     )
-  raise ValueError(
+  raise types.SetupError(
     f"set the environment variable {api_key_env} to the key for {where}, or "
     "name another variable in user.api_key_env"
   )

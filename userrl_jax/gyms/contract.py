@@ -109,9 +109,8 @@ def check_types(subject: Subject) -> None:
     gym = subject.make()
     record = play(gym, task, _thoughtless(subject, task, number))
     max_turns = gym.settings.max_turns
-    _expect(
-      len(record.steps) <= max_turns, f"{task.id}: more turns than allowed"
-    )
+    num_turns = len(record.steps)
+    _expect(num_turns <= max_turns, f"{task.id}: more turns than allowed")
     for text in record.texts:
       _expect(isinstance(text, str) and text != "", "an observation is text")
       _expect(
@@ -119,20 +118,18 @@ def check_types(subject: Subject) -> None:
         f"too long to observe: {text!r:.300}",
       )
     for turn, step in enumerate(record.steps, 1):
-      is_last = turn == len(record.steps)
+      is_last = turn == num_turns
       _expect(
         type(step.reward) is float and math.isfinite(step.reward),
         f"a reward is a finite float, got {step.reward!r}",
       )
+      ends = step.terminated, step.truncated
       _expect(
-        type(step.terminated) is bool and type(step.truncated) is bool,
+        all(type(end) is bool for end in ends),
         "terminated and truncated are bools",
       )
-      _expect(
-        is_last == (step.terminated or step.truncated),
-        "only the last step ends",
-      )
-      _expect(not (step.terminated and step.truncated), "an end has one reason")
+      _expect(is_last == any(ends), "only the last step ends")
+      _expect(not all(ends), "an end has one reason")
       _expect(
         step.truncated == (turn == max_turns and not step.terminated),
         "a game is truncated at its turn limit and only there",
@@ -151,19 +148,13 @@ def check_prompts(subject: Subject) -> None:
   """Checks the system prompts: both there, the brief one brief, no secrets."""
   gym = subject.make()
   texts = {profile: gym.system_prompt(profile) for profile in base.PROFILES}
-  _expect(all(texts.values()), "a system prompt has words")
-  num_words = len(texts["brief"].split())
-  _expect(
-    num_words <= MAX_BRIEF_WORDS, f"the brief prompt has {num_words} words"
-  )
+  size = len(texts["brief"].split())
+  _expect(size <= MAX_BRIEF_WORDS, f"the brief prompt has {size} words")
   for text in texts.values():
+    said = (str(gym.settings.max_turns), *gym.choices)
     _expect(
-      str(gym.settings.max_turns) in text,
-      "a system prompt tells the turn limit",
-    )
-    _expect(
-      all(choice in text for choice in gym.choices),
-      "a system prompt names all choices",
+      all(word in text for word in said),
+      f"a system prompt tells the turn limit and all choices: {said}",
     )
   try:
     gym.system_prompt("no such profile")
@@ -204,18 +195,16 @@ def check_clone(subject: Subject) -> None:
     await gym.reset(task, 0)
     for turn, action in enumerate(actions):
       state = dataclasses.asdict(gym.state)
-      _expect(
-        json.loads(json.dumps(state)) == state,
-        "a state survives JSON unchanged",
-      )
+      again = json.loads(json.dumps(state))
+      _expect(again == state, "a state survives JSON unchanged")
       clone = gym.clone()
       steps = [await clone.step(a) for a in actions[turn:]]
       _expect(
         dataclasses.asdict(gym.state) == state, "a clone's steps are its own"
       )
-      again = gym.clone()
+      twin = gym.clone()
       _expect(
-        steps == [await again.step(a) for a in actions[turn:]],
+        steps == [await twin.step(a) for a in actions[turn:]],
         f"{task.id}: clones of one game differ",
       )
       step = await gym.step(action)
@@ -231,10 +220,8 @@ def check_malformed(subject: Subject) -> None:
   async def run(task: types.Task) -> None:
     choices = subject.make().choices
     moves = [types.Action(c, text) for c in choices for text in BAD_CONTENTS]
-    bad_choices = BAD_CHOICES + tuple(
-      c for c in types.CHOICES if c not in choices
-    )
-    moves += [types.Action(c, "5") for c in bad_choices]
+    foreign = tuple(c for c in types.CHOICES if c not in choices)
+    moves += [types.Action(c, "5") for c in BAD_CHOICES + foreign]
     for move in moves:
       gym = subject.make()
       await gym.reset(task, 0)
@@ -262,7 +249,7 @@ def check_malformed(subject: Subject) -> None:
 def check_secrets(subject: Subject) -> None:
   """Checks that nothing undisclosed is shown, in prompts or play (law L8)."""
 
-  async def run(task: types.Task, player: Player) -> None:
+  async def run(task: types.Task, player: Player) -> int:
     gym = subject.make()
     texts = [gym.system_prompt(profile) for profile in base.PROFILES]
     texts += [repr(task), json.dumps(dict(task.public))]
@@ -275,20 +262,16 @@ def check_secrets(subject: Subject) -> None:
       observed.append(step.observation.text)
       texts.append(step.observation.text)
       _scan(gym, texts)
+    return gym.state.num_turns
 
   for number, task in enumerate(subject.tasks):
     oracle = subject.oracle(task, base.episode_rng(task.id, number))
-    players: list[Player] = [
-      oracle.next_action,
-      _noisy(subject, task),
-      _thoughtless(subject, task, number),
-    ]
+    asyncio.run(run(task, oracle.next_action))
+    asyncio.run(run(task, _noisy(subject, task)))
+    asyncio.run(run(task, _thoughtless(subject, task, number)))
     hacks = list(subject.hacks(task))
-    max_turns = subject.make().settings.max_turns
-    for start in range(0, len(hacks), max_turns):
-      players.append(_scripted(hacks[start : start + max_turns]))
-    for player in players:
-      asyncio.run(run(task, player))
+    while hacks:  # as many a game as it lasts
+      del hacks[: asyncio.run(run(task, _scripted(hacks)))]
 
 
 def check_hacks(subject: Subject) -> None:
@@ -298,8 +281,8 @@ def check_hacks(subject: Subject) -> None:
       record = play(subject.make(), task, _scripted([hack]))
       _expect(record.score == 0, f"{task.id}: {hack!r:.200} pays")
       _expect(
-        not any(step.terminated for step in record.steps),
-        f"{task.id}: {hack!r:.200} ends the game",
+        not any(step.info["success"] for step in record.steps),
+        f"{task.id}: {hack!r:.200} wins the game",
       )
 
 
@@ -314,9 +297,8 @@ def check_oracle(subject: Subject) -> None:
       f"{task.id}: the oracle scores {record.score} of {gym.max_score}: "
       f"{record.texts}",
     )
-    _expect(
-      bool(record.steps[-1].info["success"]), f"{task.id}: no success is told"
-    )
+    is_success = bool(record.steps[-1].info["success"])
+    _expect(is_success, f"{task.id}: no success is told")
 
 
 def check_canned_band(subject: Subject, num_episodes: int = 2000) -> None:

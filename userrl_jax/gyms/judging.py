@@ -82,28 +82,30 @@ class Judge:
 
     Raises:
       ValueError: when template and values name different things.
-      types.FaultError: USER_UNPARSABLE when no reply was a verdict, and what
-        `complete` raises. Its detail repeats nothing of a reply, which may hold
-        the secret.
+      types.FaultError: USER_UNPARSABLE when no reply was a verdict. Its detail
+        repeats nothing of a reply, which may hold the secret.
+      Exception: whatever else `complete` raises, as it is.
     """
     messages = prompt(system, template, values, kind)
     asked: Messages = messages
     for _ in range(self._num_reasks + 1):
-      reply, failure = "", ""
+      reply = ""
       try:
         reply = await self._complete(asked)
-        failure = "not of the form that was asked for"
-        found = parse(reply, kind)
-        failure = "a verdict that does not fit the question"
-        if check is not None:
-          check(found)
-        return found
       except types.FaultError as error:
         if error.fault != types.Fault.USER_UNPARSABLE:
           raise
         failure = reason = error.detail
-      except ValueError as error:
-        reason = str(error)
+      else:
+        try:
+          failure = "not of the form that was asked for"
+          found = parse(reply, kind)
+          failure = "a verdict that does not fit the question"
+          if check is not None:
+            check(found)
+          return found
+        except ValueError as error:
+          reason = str(error)
       complaint = _REASK.format(reason=reason, shape=shape(kind))
       asked = [
         *messages,

@@ -16,6 +16,10 @@ REACH = 3  # tokens before a hit in which a word of negation counts
 _CACHE_SIZE = 8192  # texts remembered by each function
 _APOSTROPHES = re.compile("['`\u00b4\u2018\u2019\u02bc\u2032]")
 _TOKEN = re.compile(r"[#@]?\w+(?:[#@.\-]\w+)*")
+_NEGATED_OPENING = re.compile(
+  r"^\s*(is|are|do|does|did|was|were|has|have|ca|could|would|wo)n['\u2019]?t\b",
+  re.IGNORECASE,
+)
 _MIN_STEM = 3
 _NOT_UNDOUBLED = "aeioulszf"  # see, roll, miss, buzz and stuff end so
 
@@ -29,7 +33,8 @@ _WH_WORDS = (
   "what", "which", "who", "whom", "whose", "when", "where", "why", "how",
 )
 _NEGATIONS = (
-  "not", "no", "never", "none", "without", "cannot", "cant", "wont",
+  "not", "no", "never", "none", "neither", "nor", "without", "cannot", "cant",
+  "wont",
 )
 # fmt: on
 
@@ -96,7 +101,7 @@ class Lexicon:
       if used.isdisjoint(positions):
         used.update(positions)
         chosen.append((positions, concept))
-    cues = _cues(stems) - used
+    cues = {p: cue for p, cue in _cues(stems).items() if p not in used}
     hits = (
       Hit(concept, p[0], p[-1] + 1, len(_near(cues, p)) % 2 == 1)
       for p, concept in chosen
@@ -113,6 +118,12 @@ def tokens(text: str) -> tuple[str, ...]:
   """Returns the stems of a text's words; `#w1`, `a@b.c` and `x-y` are one."""
   text = unicodedata.normalize("NFKC", text).lower()
   return tuple(map(_stem, _TOKEN.findall(_APOSTROPHES.sub(" ", text))))
+
+
+@functools.lru_cache(_CACHE_SIZE)
+def without_polite_not(text: str) -> str:
+  """Returns `Is it alive?` for `Isn't it alive?`: both expect one answer."""
+  return _NEGATED_OPENING.sub(r"\1", text)
 
 
 @functools.lru_cache(_CACHE_SIZE)
@@ -157,7 +168,8 @@ def _contains(
     ]
     if all(inside):
       chosen = [group[0] for group in inside]
-      free = cues.difference(*chosen)
+      used = set().union(*chosen)
+      free = {p: cue for p, cue in cues.items() if p not in used}
       near = set().union(*(_near(free, positions) for positions in chosen))
       if len(near) % 2 == 0:
         return True
@@ -193,20 +205,32 @@ def _matches(
       )
 
 
-def _cues(stems: tuple[str, ...]) -> set[int]:
-  """Returns the positions of words of negation; of `don't` that is its t."""
-  return {
-    position
-    for position, stem in enumerate(stems)
-    if stem in _CUES
-    or (stem == "t" and position > 0 and stems[position - 1].endswith("n"))
-  }
+def _cues(stems: tuple[str, ...]) -> dict[int, int]:
+  """Returns the positions of words of negation, and which negation each is.
+
+  Of `don't` that is its t. A `nor` goes on with the negation before it, so what
+  is in reach of both is negated once.
+  """
+  cues: dict[int, int] = {}
+  negation = -1
+  for position, stem in enumerate(stems):
+    if stem in _CUES or (
+      stem == "t" and position > 0 and stems[position - 1].endswith("n")
+    ):
+      if stem != "nor" or negation < 0:
+        negation = position
+      cues[position] = negation
+  return cues
 
 
-def _near(cues: set[int], positions: tuple[int, ...]) -> set[int]:
-  """Returns the cues in reach of a match."""
+def _near(cues: Mapping[int, int], positions: tuple[int, ...]) -> set[int]:
+  """Returns the negations in reach of a match."""
   first = positions[0] - REACH
-  return {c for c in cues if first <= c < positions[-1] and c not in positions}
+  return {
+    cue
+    for position, cue in cues.items()
+    if first <= position < positions[-1] and position not in positions
+  }
 
 
 def _stem(token: str) -> str:

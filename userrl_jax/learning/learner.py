@@ -146,7 +146,7 @@ def make_update(
 
   Returns:
     The jitted update. Metrics are float32 scalars under `train/`,
-    `advantage/`, `score/` and `rollout/`.
+    `advantage/` and `rollout/`.
 
   Raises:
     ValueError: when the settings do not make sense together.

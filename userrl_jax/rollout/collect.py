@@ -1,8 +1,9 @@
 """Collects groups: opens G episodes a task and plays them all at once."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 import hashlib
+from typing import Any
 
 from userrl_jax import types
 from userrl_jax.agents import base as agents
@@ -55,6 +56,8 @@ async def collect(
   Raises:
     RuntimeError: when the share of invalid episodes passes
       `rollout.max_invalid_share`; names the most frequent fault.
+    types.SetupError: as soon as an episode finds that no other can go better;
+      the others are cancelled.
   """
   # Every member of a group meets the same gym: the gym's seed has no member.
   episodes = []
@@ -73,12 +76,26 @@ async def collect(
           iteration=iteration,
         )
       )
-  trajectories = await asyncio.gather(*episodes)
+  trajectories = await _all(episodes)
   _check_valid(trajectories, settings.limits.max_invalid_share)
   return [
     types.Group(task, trajectories[i * group_size : (i + 1) * group_size])
     for i, task in enumerate(tasks)
   ]
+
+
+async def _all(
+  episodes: Sequence[Coroutine[Any, Any, types.Trajectory]],
+) -> list[types.Trajectory]:
+  """Awaits all; none is left running when one of them raises."""
+  running = [asyncio.ensure_future(one) for one in episodes]
+  try:
+    return await asyncio.gather(*running)
+  except BaseException:
+    for one in running:
+      one.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    raise
 
 
 def _check_valid(

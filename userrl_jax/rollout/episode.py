@@ -2,7 +2,8 @@
 
 The same lines serve the policy on the device, an oracle that demonstrates, and
 whoever else takes the agent's chair. Everything that goes wrong ends up in the
-trajectory as a fault (law L2); nothing that failed becomes a reward.
+trajectory as a fault (law L2); nothing that failed becomes a reward. Only what
+would go wrong in every episode, a `types.SetupError`, comes out.
 """
 
 import asyncio
@@ -48,6 +49,9 @@ async def play(
   Returns:
     The trajectory; invalid, with the fault on it, when something other than
     the agent failed.
+
+  Raises:
+    types.SetupError: when the user's set-up cannot work.
   """
   turns: list[types.Turn] = []
   prompt, max_score = "", 1.0
@@ -150,6 +154,7 @@ async def _step(
 
   Raises:
     types.FaultError: that of the last try.
+    types.SetupError: at once: another try would fail as well.
   """
   for tries_left in reversed(range(limits.num_retries + 1)):
     try:
@@ -164,6 +169,8 @@ async def _step(
           types.Fault.USER_TIMEOUT,
           f"no answer within {limits.step_timeout_s:g} s",
         ) from None
+    except types.SetupError:
+      raise
     except Exception as error:  # a gym's bug is data, not a crash
       raise types.FaultError(
         types.Fault.GYM_ERROR, f"{type(error).__name__}: {error}"

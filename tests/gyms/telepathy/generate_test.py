@@ -17,6 +17,13 @@ def mark(task):
   return (task.level, public, task.secret.reveal()["name"])
 
 
+def game(task):
+  """Returns what is played, in whatever order things are told."""
+  public = task.public
+  told = frozenset(public.get("candidates", ()) or public["hints"])
+  return task.level, public.get("category"), told, task.secret.reveal()["name"]
+
+
 def test_level_1_lists_the_first_things_of_six_categories():
   targets = collections.Counter()
   for split in generate.SPLITS:
@@ -74,16 +81,20 @@ def test_structures_are_of_one_split_and_tell_no_name():
   assert len(keys) == 48
 
 
-def test_fresh_tasks_are_new_whatever_the_seed():
+def test_fresh_games_are_new_whatever_the_seed():
   train, fresh = (
     {
-      mark(task)
+      game(task)
       for seed in range(3)
       for task in generate.tasks(seed, (1, 2, 3), split, 600)
     }
     for split in ("train", "fresh")
   )
-  assert len(train) > 1500 and len(fresh) > 1000 and not train & fresh
+  assert len(train) > 1000 and len(fresh) > 700 and not train & fresh
+  counts = collections.Counter(level for level, *_ in train | fresh)
+  assert 100 < counts[1] <= 18 * generate.NUM_CANDIDATES
+  names = collections.Counter(name for level, *_, name in fresh if level == 1)
+  assert sum(names.values()) == 18 and set(names.values()) == {2, 3}
 
 
 def test_hints_are_true_and_at_most_two():

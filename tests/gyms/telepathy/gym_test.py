@@ -9,6 +9,7 @@ from userrl_jax import config
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
+from userrl_jax.gyms import contract
 from userrl_jax.gyms.telepathy import generate
 from userrl_jax.gyms.telepathy import gym as telepathy_gym
 from userrl_jax.gyms.telepathy import world
@@ -101,6 +102,9 @@ def test_fixed_questions_and_names_get_the_value_of_the_table(name):
     ("Is it not alive?", "No."),
     ("It cannot fly, right?", "Yes."),
     ("Is it never not alive?", "Yes."),
+    ("Is it neither alive nor living?", "No."),
+    ("Is it neither metal nor metallic?", "Yes."),
+    ("Is it neither big nor green?", "Maybe. One question at a time."),
     ("Is it dangerous?", "Maybe."),
     ("Is it not dangerous?", "Maybe."),
     ("Does it live in water?", "No."),  # and is no question about life
@@ -134,11 +138,73 @@ def test_guess_limit():
   ]
   assert [s.terminated for s in steps] == [False, False, True]
   assert not any(s.reward or s.info["success"] for s in steps)
+  one = play("dog", guess_limit=1)[0]
   for profile in base.PROFILES:
     assert "2 wrong guesses lose." in gym.system_prompt(profile)
+    assert "turns. 1 wrong guess loses." in one.system_prompt(profile)
     assert "lose" not in play("dog")[0].system_prompt(profile)
+  assert "question that names" in one.system_prompt("full")
+  assert "question that names" not in play("dog")[0].system_prompt("full")
   with pytest.raises(ValueError, match="guess_limit must be at least 0"):
     play("dog", guess_limit=-1)
+
+
+@pytest.mark.parametrize(
+  "question, reply, num_wrong",
+  [
+    ("Is it a dog?", "Yes.", 0),
+    ("Is it a puppy?", "Yes.", 0),
+    ("Is it an oak?", "No. No guesses left.", 1),
+    ("Is it an oak tree?", "No. No guesses left.", 1),
+    ("Are they buses?", "No. No guesses left.", 1),
+    ("It is no oak, right?", "Yes. No guesses left.", 1),
+    ("Is it a dog or an oak?", "Maybe. One question at a time.", 0),
+    ("Is it big, like an oak?", "Maybe. One question at a time.", 0),
+    ("Is it a plant?", "No.", 0),
+    ("Is it a kite?", "Maybe.", 0),
+  ],
+)
+def test_a_question_that_names_a_thing_is_a_guess(question, reply, num_wrong):
+  gym, _, (step,) = play("dog", f"action {question}", guess_limit=1)
+  assert step.observation.text == reply and step.reward == 0
+  assert step.terminated == (num_wrong == 1) and not step.info["success"]
+  assert gym.state.num_wrong_guesses == num_wrong
+  assert (step.info["outcome"] == "wrong") == (num_wrong == 1)
+  # Without a limit there is nothing to go round.
+  _, _, (free,) = play("dog", f"action {question}")
+  assert free.observation.text == reply.removesuffix(" No guesses left.")
+  assert not free.terminated and free.info["outcome"] != "wrong"
+
+
+def test_questions_with_names_are_guesses_where_a_model_replies_too():
+  for said, num_wrong in (("Yes", 1), ("No", 1), ("Maybe", 0), ("Several", 0)):
+    question = "action Is it like a dog or an oak?"
+    gym = play("dog", question, user=FixedUser(said), guess_limit=1)[0]
+    assert gym.state.num_wrong_guesses == num_wrong
+
+
+@pytest.mark.parametrize(
+  "wording, is_negated",
+  [("", False), ("Is it {}?", False), ("Is it not {}?", True)],
+)
+def test_reading_out_the_list_is_worth_one_guess(wording, is_negated):
+  """By guesses, or by questions until a reply tells the name."""
+  settings = config.Gyms(num_test_tasks=300)
+  tasks = gyms.load_tasks("telepathy", settings, "test", 1)
+
+  def player(texts):
+    names = texts[0].removeprefix(telepathy_gym.CANDIDATES).split()
+    if not wording:
+      return types.Action("answer", names[len(texts) - 1])
+    found = ("No." if is_negated else "Yes.") == texts[-1]
+    if found or len(texts) == settings.max_turns:
+      return types.Action("answer", names[len(texts) - 1 - found])
+    return types.Action("action", wording.format(names[len(texts) - 1]))
+
+  score = 0.0
+  for task in tasks:
+    score += contract.play(gyms.make("telepathy", settings), task, player).score
+  assert 0.08 < score / len(tasks) < 0.25
 
 
 def test_brief_prompt_is_brief():
@@ -185,7 +251,7 @@ def test_plain_strings_are_verdicts():
 
 def test_steps_are_fast():
   """Plays 10,000 new texts a second; the best of three tries counts."""
-  settings = config.Gyms()
+  settings = config.Gyms(telepathy=config.Telepathy(guess_limit=0))
   tasks = gyms.load_tasks("telepathy", settings, "train", 0)
   contents = (
     ("action", "Is it big, please {}?"),

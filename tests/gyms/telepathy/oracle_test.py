@@ -10,6 +10,7 @@ from userrl_jax import gyms
 from userrl_jax.gyms import base
 from userrl_jax.gyms import contract
 from userrl_jax.gyms.telepathy import generate
+from userrl_jax.gyms.telepathy import gym as telepathy_gym
 from userrl_jax.gyms.telepathy import oracle
 from userrl_jax.gyms.telepathy import world
 
@@ -61,6 +62,63 @@ def test_ignores_replies_to_moves_that_were_not_its_own():
   first = f"One of: {' '.join(task.public['candidates'])}"
   asked = player.next_action([first, "No.", "Maybe."])
   assert asked == oracle.Oracle(task, random.Random(0)).next_action([first])
+
+
+class ModelUser:
+  """Says one thing to every question, as a model might."""
+
+  def __init__(self, said):
+    self._said = said
+
+  async def yes_no(self, secret, question):
+    return self._said
+
+  async def is_right(self, secret, guess):
+    return guess == secret["name"]
+
+
+@pytest.mark.parametrize("guess_limit", (0, 1))
+@pytest.mark.parametrize("level", generate.LEVELS)
+@pytest.mark.parametrize("said", world.Verdict)
+def test_plays_on_whatever_the_user_says(said, level, guess_limit):
+  settings = config.Gyms(
+    levels=(level,),
+    max_turns=40,
+    telepathy=config.Telepathy(guess_limit=guess_limit),
+  )
+  for noise in (0.0, 0.3):
+    for task in generate.tasks(21, (level,), "train", 15):
+      gym = telepathy_gym.TelepathyGym(settings, ModelUser(said))
+      player = oracle.Oracle(task, random.Random(0), noise, settings)
+      record = contract.play(gym, task, player.next_action)
+      moves = record.actions
+      if not noise:  # nothing twice, while there is anything new
+        assert len(set(moves)) == len(moves)
+        if level == 1 and not guess_limit:  # six guesses find it
+          assert record.score == 1
+      assert "answer" in {move.choice for move in moves}
+
+
+def test_passes_over_what_contradicts_or_tells_nothing():
+  six = ("dog", "oak", "bus", "drum", "plum", "sock")
+  task = generate.task("t", "train", 1, "dog", six)
+  player = oracle.Oracle(task, random.Random(0))
+  texts = [f"One of: {' '.join(six)}"]
+  for said in (
+    "Hm?",
+    "",
+    "Maybe. One question at a time.",
+    "Maybe.",
+    "Format: ",
+  ):
+    assert player.next_action(texts).choice == "action"
+    texts.append(said)
+  guesses = []
+  for _ in range(12):
+    move = player.next_action(texts)
+    guesses += [move.content] * (move.choice == "answer")
+    texts.append("No." if move.choice == "action" else "Wrong.")
+  assert set(guesses[:6]) == set(six)
 
 
 def test_last_turn_is_a_guess_among_what_is_left():

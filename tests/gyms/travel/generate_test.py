@@ -8,6 +8,8 @@ import pytest
 
 from userrl_jax import config
 from userrl_jax import gyms
+from userrl_jax import types
+from userrl_jax.gyms import contract
 from userrl_jax.gyms.travel import generate
 from userrl_jax.gyms.travel import lexicon
 from userrl_jax.gyms.travel import pack
@@ -16,6 +18,16 @@ from userrl_jax.gyms.travel import scenario
 
 def content(task):
   return json.dumps([task.public, task.secret.reveal()])
+
+
+def game(task):
+  """Returns what is played, wherever, whenever and at whatever prices."""
+  return json.dumps(
+    [
+      [a["aspect"], a["preferences"], [o | {"price": 0} for o in a["options"]]]
+      for a in task.secret.reveal()["aspects"]
+    ]
+  )
 
 
 def blocks(task):
@@ -74,6 +86,26 @@ def test_no_place_is_the_best_guess_at_level_1():
     assert set(places) == set("123") and max(places.values()) < 0.45 * 900
 
 
+@pytest.mark.parametrize("is_search_first", (True, False))
+def test_constant_play_earns_little_at_level_1(is_search_first):
+  tasks = generate.tasks(0, (1,), "test", 300)
+  for number in range(1, 5):
+    scores = []
+    for task in tasks:
+      (aspect,) = scenario.of_task(task).aspects
+      search = f"{aspect.name} {aspect.arguments['city']}"
+      moves = [types.Action("search", search)] * is_search_first
+      letter = lexicon.ASPECTS[aspect.name].letter
+      moves.append(types.Action("answer", f"{letter}{number}"))
+      record = contract.play(
+        gyms.make("travel", config.Gyms()),
+        task,
+        lambda texts, moves=moves: moves[len(texts) - 1],
+      )
+      scores.append(record.score)
+    assert sum(scores) / len(tasks) < 0.36, number
+
+
 def test_level_1_has_many_tasks():
   tasks = generate.tasks(7, (1,), "train", 20_000)
   assert len({content(t) for t in tasks}) == 20_000
@@ -113,14 +145,23 @@ def test_structures_and_wishes_do_not_cross_splits():
     assert one and other and not one & other
 
 
-def test_fresh_tasks_are_of_trains_structures_and_no_task_of_train():
-  fresh = {content(t) for t in generate.tasks(0, (1, 2), "fresh", 400)}
-  for seed in (0, 1):
-    train = generate.tasks(seed, (1, 2), "train", 2000)
-    assert not fresh & {content(t) for t in train}
-  assert {t.structure for t in generate.tasks(0, (1,), "fresh", 900)} == {
-    t.structure for t in generate.tasks(0, (1,), "train", 2000)
-  }
+def test_fresh_tasks_are_of_trains_structures_and_no_game_of_train():
+  for levels, num_games in (((1,), 100), ((2, 3), 500)):
+    # Whatever the seed of either.
+    train, fresh = (
+      [
+        task
+        for seed in range(3)
+        for task in generate.tasks(seed, levels, split, count)
+      ]
+      for split, count in (("train", 1000), ("fresh", 300))
+    )
+    games = set(map(game, fresh))
+    assert len(games) > num_games and not games & set(map(game, train))
+    if levels == (1,):
+      structures = {t.structure for t in fresh}
+      assert structures <= {t.structure for t in train}
+      assert len(structures) > 40
 
 
 def test_generation_is_a_function_of_its_arguments():

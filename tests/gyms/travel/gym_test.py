@@ -172,7 +172,7 @@ def asks(*kinds):
       "default",
       [(True, "restaurant"), Verdict(Kind.WISH, "P1")],
       ["search x", "action x", "answer R1", "answer H2"],
-      [(0.05, "search"), (0.1, "wish"), (0.3, "best"), (0.24, "correct")],
+      [(0.05, "search"), (0.1, "wish"), (0.3, "best"), (0.075, "correct")],
       id="default",
     ),
   ],

@@ -122,6 +122,15 @@ def canonical_key(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=8192)
+def function_key(text: str) -> str:
+  """Returns 12 hex digits that name the function, under any spelling.
+
+  Unlike in `canonical_key`, which variable is which matters.
+  """
+  return _digest(_signature(text, _PERMUTATIONS[0]))
+
+
+@functools.lru_cache(maxsize=8192)
 def symmetries(text: str) -> frozenset[tuple[int, ...]]:
   """Returns the orders of the four arguments that leave the function as is."""
   signatures = _signatures(text)
@@ -136,27 +145,32 @@ def same_by_symmetry(text: str, values: Sequence[int]) -> frozenset:
 
 @functools.lru_cache(maxsize=8192)
 def _renamed_key(text: str) -> str:
-  smallest = min(_signatures(text).values())
-  return hashlib.sha256("|".join(smallest).encode()).hexdigest()[:12]
+  return _digest(min(_signatures(text).values()))
+
+
+def _digest(signature: tuple[str, ...]) -> str:
+  return hashlib.sha256("|".join(signature).encode()).hexdigest()[:12]
 
 
 def _signatures(text: str) -> dict[tuple[int, ...], tuple[str, ...]]:
   """Returns the values at the fixed points for each order of the variables."""
+  return {p: _signature(text, p) for p in _PERMUTATIONS}
+
+
+def _signature(text: str, permutation: Sequence[int]) -> tuple[str, ...]:
+  """Returns the values at the fixed points for one order of the variables."""
   expression = parse(text)
   points: Sequence[Sequence[Number]] = _RATIONAL_POINTS
   if expression.has_variable_exponent:
     points = _INTEGER_POINTS
-  signatures = {}
-  for permutation in _PERMUTATIONS:
-    values = []
-    for point in points:
-      try:
-        value = expression.evaluate([point[i] for i in permutation])
-        values.append(f"{value.numerator:x}/{value.denominator:x}")
-      except UndefinedError:
-        values.append("undefined")
-    signatures[permutation] = tuple(values)
-  return signatures
+  values = []
+  for point in points:
+    try:
+      value = expression.evaluate([point[i] for i in permutation])
+      values.append(f"{value.numerator:x}/{value.denominator:x}")
+    except UndefinedError:
+      values.append("undefined")
+  return tuple(values)
 
 
 def _divide(x: Number, y: Number) -> Number:

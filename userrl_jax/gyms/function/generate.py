@@ -145,7 +145,11 @@ def pack() -> list[dict]:
 
 
 def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
-  """Yields tasks of one level and split, no two with one rule and test case."""
+  """Yields tasks of one level and split, no two with one rule and test case.
+
+  Rules are one when they are one function; but for train at level 1, which has
+  too few functions, when they are spelt alike.
+  """
   rng = random.Random(f"function|{seed}|{level}|{split}")
   home = "train" if split == "fresh" else split
   forms = [form for form, where in LEVEL_1_FORMS.items() if where == home]
@@ -155,15 +159,20 @@ def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
     num_tries += 1
     rule = _level_1_rule(rng, forms) if level == 1 else _tree_rule(rng, level)
     test_case = tuple(rng.sample(TEST_VALUES[level], 4))
-    if (rule, test_case) in seen or not _is_fit(rule, test_case, level):
+    if not _is_fit(rule, test_case, level):
       continue
-    if home == "train" and _is_fresh(rule, test_case) != (split == "fresh"):
+    function = expression.function_key(rule)
+    is_respelt = split == "train" and level == 1
+    mark = (rule if is_respelt else function, test_case)
+    if mark in seen:
+      continue
+    if home == "train" and _is_fresh(function, test_case) != (split == "fresh"):
       continue
     if level > 1:
       key = expression.canonical_key(rule)
       if is_level_1(key) or split_of(key) != home:
         continue
-    seen.add((rule, test_case))
+    seen.add(mark)
     task_id = f"gen{seed}-L{level}-{split}-{number}"
     yield task(task_id, split, level, rule, test_case)
     number += 1
@@ -174,9 +183,9 @@ def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
   )
 
 
-def _is_fresh(rule: str, test_case: Sequence[int]) -> bool:
+def _is_fresh(function: str, test_case: Sequence[int]) -> bool:
   """Returns whether a task of train's structures is kept from training."""
-  digest = hashlib.blake2b(f"{rule}|{test_case}".encode()).digest()
+  digest = hashlib.blake2b(f"{function}|{test_case}".encode()).digest()
   return digest[0] % _FRESH_ONE_IN == 0
 
 

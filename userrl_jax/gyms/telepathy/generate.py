@@ -8,6 +8,7 @@ the set of the candidates' categories, else the thing itself.
   python -m userrl_jax.gyms.telepathy.generate > tasks.jsonl   # makes the pack
 """
 
+import collections
 from collections.abc import Iterator, Sequence
 import functools
 import hashlib
@@ -185,7 +186,7 @@ def _draw(seed: int, level: int, split: str) -> Iterator[_Drawn]:
     drawn = draw(rng, home)
     if drawn in seen:
       continue
-    if home == "train" and _is_fresh(drawn) != (split == "fresh"):
+    if home == "train" and _is_fresh(*drawn) != (split == "fresh"):
       continue
     seen.add(drawn)
     yield drawn
@@ -196,10 +197,32 @@ def _draw(seed: int, level: int, split: str) -> Iterator[_Drawn]:
   )
 
 
-def _is_fresh(drawn: _Drawn) -> bool:
-  """Returns whether a task of train's structures is kept from training."""
-  digest = hashlib.blake2b(repr(drawn).encode()).digest()
+def _is_fresh(
+  name: str, candidates: Sequence[str], hints: Sequence[str]
+) -> bool:
+  """Returns whether a task of train's structures is kept from training.
+
+  Level 1: one thing of each set of candidates, whatever their order. Above, one
+  in so many sets of hints about a thing.
+  """
+  if candidates:
+    found = frozenset(world.entities()[c].category for c in candidates)
+    return world.entities()[name].category == _fresh_categories()[found]
+  digest = hashlib.blake2b(repr((name, sorted(hints))).encode()).digest()
   return digest[0] % _FRESH_ONE_IN == 0
+
+
+@functools.cache
+def _fresh_categories() -> dict[frozenset[str], str]:
+  """Returns which category of each set training never has to find.
+
+  The rarest so far, so that it is each about as often.
+  """
+  chosen: dict[frozenset[str], str] = {}
+  for found in _category_sets("train"):
+    counts = collections.Counter(chosen.values())
+    chosen[frozenset(found)] = min(found, key=counts.__getitem__)
+  return chosen
 
 
 def _draw_candidates(rng: random.Random, split: str) -> _Drawn:

@@ -50,7 +50,7 @@ or the question cannot be understood, `Maybe.` A question about several \
 matters at once gets no useful reply.
 - `answer`: your guess, the name of one thing and nothing else, such as \
 `kite`. The right one wins the game, and a wrong one tells you no more than \
-that. You may guess at any time.
+that. You may guess at any time.{naming}
 
 {limits} A call in another format is not played but takes a turn. Reason \
 between <think> and </think> first, then call the tool. Good questions leave \
@@ -59,6 +59,8 @@ about half of the things that are still possible, whatever the reply.
 Example: {{"choice": "action", "content": "Is it big?"}}
 Example: {{"choice": "answer", "content": "kite"}}"""
 
+_NAMING = " A question that names a thing is a guess, too: it never wins."
+_LOST = "No guesses left."
 _NO_NAME = re.compile(r"[{}\[\]<>\x00-\x1f\x7f]")
 _GUESS_HINT = "answer is one name, like kite"
 
@@ -113,7 +115,8 @@ class TelepathyGym(base.Gym):
       ValueError: when there is no such profile.
     """
     prompt = base.check_profile({"full": _FULL, "brief": _BRIEF}, profile)
-    return prompt.format(limits=_limits(self.settings))
+    naming = _NAMING if self.settings.telepathy.guess_limit else ""
+    return prompt.format(limits=_limits(self.settings), naming=naming)
 
   def start(self, task: types.Task, seed: int) -> tuple[State, str]:
     """Returns the first state and the first message: what is known.
@@ -163,6 +166,9 @@ class TelepathyGym(base.Gym):
       ) from None
     if verdict == world.Verdict.YES and self._names_it(text):
       state = dataclasses.replace(state, knows_name=True)
+    is_told = verdict in (world.Verdict.YES, world.Verdict.NO)
+    if is_told and self._is_wrong_guess(text):
+      return self._wrong(state, REPLIES[verdict])
     return state, base.Reply(REPLIES[verdict], verdict.name.lower())
 
   async def _guess(self, state: State, text: str) -> tuple[State, base.Reply]:
@@ -180,11 +186,27 @@ class TelepathyGym(base.Gym):
         "Correct.", "right", REWARD_RIGHT, terminated=True, success=True
       )
       return state, reply
+    return self._wrong(state, "Wrong.")
+
+  def _wrong(self, state: State, text: str) -> tuple[State, base.Reply]:
+    """Returns the state and the reply after one more wrong guess."""
     num_wrong = state.num_wrong_guesses + 1
     state = dataclasses.replace(state, num_wrong_guesses=num_wrong)
     is_last = num_wrong == self.settings.telepathy.guess_limit
-    text = "Wrong. No guesses left." if is_last else "Wrong."
+    text = f"{text} {_LOST}" if is_last else text
     return state, base.Reply(text, "wrong", terminated=is_last)
+
+  def _is_wrong_guess(self, question: str) -> bool:
+    """Returns whether a question is a guess in other words, and wrong.
+
+    Where guesses are limited, asking for names one by one would be a way round
+    the limit. Only the names of the gym's own world are known.
+    """
+    if not self.settings.telepathy.guess_limit:
+      return False
+    names = world.mentioned(question)
+    is_of_world = self._secret["name"] in world.entities()
+    return bool(names) and is_of_world and names != (self._secret["name"],)
 
   def _names_it(self, question: str) -> bool:
     names = (self._secret["name"], *self._secret["aliases"])
@@ -204,6 +226,8 @@ def first_message(public: Mapping[str, Any]) -> str:
 
 def _limits(settings: config.Gyms) -> str:
   turns = f"You have {settings.max_turns} turns."
-  if not settings.telepathy.guess_limit:
+  limit = settings.telepathy.guess_limit
+  if not limit:
     return turns
-  return f"{turns} {settings.telepathy.guess_limit} wrong guesses lose."
+  noun = "wrong guess loses" if limit == 1 else "wrong guesses lose"
+  return f"{turns} {limit} {noun}."

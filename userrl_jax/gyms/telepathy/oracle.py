@@ -4,7 +4,9 @@ It has fixed habits. It keeps the things that fit all it has read, asks the
 question that splits them most evenly (the first such in the fixed order of the
 world's attributes), and guesses when one is left or the turns run out. It reads
 observations and the world's table, never the secret; only of released things,
-which the table does not hold, it asks a few set questions and tells the name.
+which the table does not hold, it asks a few set questions and tells the name. A
+reply that tells nothing, or that nothing left would fit, it passes over, since
+a model that answers as the user may err.
 """
 
 from collections.abc import Mapping
@@ -77,14 +79,19 @@ class Oracle:
       if waiting and not is_last_turn:
         return types.Action("action", waiting[0])
       return types.Action("answer", self._released)
-    left = _candidates(observations[0])
-    for place, action in self._actions.items():
-      if place < len(observations):
-        left = _fitting(left, action, observations[place])
+    replies = {  # to each question or guess, the last one
+      action: observations[place]
+      for place, action in self._actions.items()
+      if place < len(observations)
+    }
+    left = _left(_candidates(observations[0]), replies)
     attributes = tuple(world.attributes().values())
     if observations[0].startswith(gym.CANDIDATES):
       attributes = world.level_1()
-    attribute = world.best_question(left.values(), attributes)
+    questions = {action.content for action in replies}
+    attribute = world.best_question(
+      left.values(), [a for a in attributes if a.question not in questions]
+    )
     if attribute is None or is_last_turn:
       return types.Action("answer", next(iter(left)))
     return types.Action("action", attribute.question)
@@ -109,16 +116,18 @@ def _candidates(message: str) -> dict[str, world.Entity]:
   return left
 
 
-def _fitting(
-  left: Mapping[str, world.Entity], action: types.Action, reply: str
+def _left(
+  candidates: dict[str, world.Entity], replies: Mapping[types.Action, str]
 ) -> dict[str, world.Entity]:
-  """Returns the things that a reply to an action leaves possible."""
-  if action.choice == "answer":
-    return {name: e for name, e in left.items() if name != action.content}
-  attribute = next(
-    a for a in world.attributes().values() if a.question == action.content
-  )
-  return _with_value(left, attribute, _VERDICTS[reply])
+  """Returns the things that replies leave possible, one at least."""
+  tried = {a.content for a in replies if a.choice == "answer"}
+  left = {n: e for n, e in candidates.items() if n not in tried} or candidates
+  for attribute in world.attributes().values():
+    reply = replies.get(types.Action("action", attribute.question))
+    verdict = _VERDICTS.get(reply or "")
+    if verdict:
+      left = _with_value(left, attribute, verdict) or left
+  return left
 
 
 def _with_value(

@@ -7,16 +7,11 @@ something else gets a `Maybe`.
 
 from collections.abc import Mapping
 import functools
-import re
 from typing import Any
 
+from userrl_jax.gyms import rules
 from userrl_jax.gyms.telepathy import world
 
-# "Isn't it alive?" expects the same answer as "Is it alive?".
-_NEGATED_OPENING = re.compile(
-  r"^\s*(is|are|do|does|did|was|were|has|have|ca|could|would|wo)n['\u2019]?t\b",
-  re.IGNORECASE,
-)
 _FLIPPED = {
   world.Verdict.YES: world.Verdict.NO,
   world.Verdict.NO: world.Verdict.YES,
@@ -45,7 +40,7 @@ class ScriptedUser:
 
 @functools.lru_cache(8192)
 def _verdict(name: str, question: str) -> world.Verdict:
-  hits = world.lexicon().hits(_NEGATED_OPENING.sub(r"\1", question))
+  hits = world.lexicon().hits(rules.without_polite_not(question))
   if not hits:
     return world.Verdict.MAYBE
   if len({(hit.concept, hit.negated) for hit in hits}) > 1:

@@ -136,6 +136,12 @@ def named(guess: str) -> str | None:
   return _forms().get(text[frame.end() :] if frame else text)
 
 
+def mentioned(text: str) -> tuple[str, ...]:
+  """Returns the names of the entities that a text names, in order."""
+  concepts = (c.partition(":") for c in lexicon().concepts(text))
+  return tuple(key for kind, _, key in concepts if kind == "name")
+
+
 def best_question(
   candidates: Iterable[Entity], asked: Iterable[Attribute]
 ) -> Attribute | None:

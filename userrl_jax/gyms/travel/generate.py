@@ -138,8 +138,9 @@ def _records(seed: int, level: int, split: str) -> Iterator[_Record]:
     num_tries += 1
     draw = _level_1(rng, home) if level == 1 else _trip(rng, level, home)
     digest = _hash(json.dumps(draw))
-    is_fresh = digest % _FRESH_ONE_IN == 0
-    if digest in seen or (home == "train" and is_fresh != (split == "fresh")):
+    if digest in seen:
+      continue
+    if home == "train" and _is_fresh(draw) != (split == "fresh"):
       continue
     name = f"gen{seed}-L{level}-{split}-{len(seen)}"
     seen.add(digest)
@@ -149,6 +150,23 @@ def _records(seed: int, level: int, split: str) -> Iterator[_Record]:
     f"level {level} has no more than about {len(seen)} {split} tasks; ask for "
     "fewer or add levels"
   )
+
+
+def _is_fresh(draw: _Record) -> bool:
+  """Returns whether a task of train's structures is kept from training.
+
+  Tasks that differ in prices, places or days only are one game, so these do not
+  count.
+  """
+  aspects = [
+    (
+      aspect["aspect"],
+      aspect["preferences"],
+      [{**option, "price": 0} for option in aspect["options"]],
+    )
+    for aspect in draw["aspects"]
+  ]
+  return _hash(json.dumps(aspects)) % _FRESH_ONE_IN == 0
 
 
 def _level_1(rng: random.Random, home: str) -> _Record:

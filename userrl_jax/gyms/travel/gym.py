@@ -81,8 +81,9 @@ PROFILES = {
   "released_eval": Rewards(0.2, 0.6, 1.0, 0.8),
 }
 # Shares of ours: of all searches, all wishes and all best choices; with few
-# points for questions, asking does not pay for choosing badly.
-DEFAULT = Rewards(0.1, 0.3, 0.6, 0.6 * 0.8)
+# points for questions, asking does not pay for choosing badly. A choice that
+# merely fits is worth little: at level 1 half of the options fit.
+DEFAULT = Rewards(0.1, 0.3, 0.6, 0.6 * 0.25)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -147,6 +147,19 @@ def topics(text: str) -> tuple[str, ...]:
   return _TOPICS.concepts(_spaced(text))
 
 
+def denied(text: str) -> tuple[str, ...]:
+  """Returns the topics whose absence a text is about, such as `no view`.
+
+  Topics of a field are asked about the same either way: `no stops`.
+  """
+  hits = _TOPICS.hits(rules.without_polite_not(_spaced(text)))
+  return tuple(
+    hit.concept
+    for hit in hits
+    if hit.negated and not TOPICS[hit.concept].values
+  )
+
+
 def is_vague(text: str) -> bool:
   """Returns whether a text speaks of wishes in general."""
   return bool(_VAGUE.concepts(text))

@@ -59,7 +59,8 @@ class ScriptedUser:
     if not rules.is_question(text):
       return scenario.Verdict(scenario.Kind.CHAT)
     about = {*names, *(topic.partition(":")[0] for topic in topics)}
-    if len(topics) > MAX_TOPICS or len(about) > 1:
+    is_denied = lexicon.denied(text)  # a yes would be read the other way round
+    if len(topics) > MAX_TOPICS or len(about) > 1 or is_denied:
       return scenario.Verdict(scenario.Kind.VAGUE)
     ids = {f"{p.aspect}:{p.topic}": p.id for p in remaining}
     for topic in topics:
@@ -80,5 +81,5 @@ class ScriptedUser:
       return lead + preference.hint
     if kind == scenario.Kind.NO_WISH:
       wishes = {f"{p.aspect}:{p.topic}" for p in secret.preferences}
-      return KNOWN if wishes & set(lexicon.topics(text)) else NO
+      return KNOWN if wishes.issuperset(lexicon.topics(text)) else NO
     return VAGUE if kind == scenario.Kind.VAGUE else CHAT

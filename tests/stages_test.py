@@ -1,0 +1,109 @@
+"""What the stages of a run start from, and how long and on what they learn."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from userrl_jax import assembly
+from userrl_jax import config as config_lib
+from userrl_jax import config_rules
+from userrl_jax import stages
+from userrl_jax.learning import batching
+
+ALL = config_rules._NAMES["Config.stages"]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+  config = config_lib.Config(out_dir=str(tmp_path_factory.mktemp("run")))
+  config.stages = ALL
+  config.gyms.num_train_tasks = 64
+  config.model.num_layers = 1
+  return assembly.build(config)
+
+
+def _plan(parts, *names, **sections):
+  config = dataclasses.replace(parts.config, stages=names or ALL, **sections)
+  planned = stages.plan(dataclasses.replace(parts, config=config))
+  return {stage.name: stage for stage in planned}
+
+
+def test_a_stage_starts_from_the_nearest_before_it(parts):
+  starts = lambda *names: [s.start for s in _plan(parts, *names).values()]
+  arms = ["cold_start", "cold_start", "base"]
+  assert starts(*ALL) == ["", "base", "cold_start", *arms]
+  assert starts("base", "grpo") == ["", "base"]
+  assert starts("cold_start", "grpo", "rl_only") == ["", "cold_start", ""]
+
+
+def test_arms_have_lengths_and_schedules_of_their_own(parts):
+  plan = _plan(parts)
+  assert [s.num_steps for s in plan.values()] == [200, 200, 30, 30, 400, 60]
+  assert [s.also_after for s in plan.values()] == [None] * 5 + [30]
+  assert plan["rl_only"].milestone == "rl_only@30"
+  warmups = [s.optimizer.warmup_steps for s in plan.values()]
+  assert warmups == [20, 20, 0, 3, 20, 0]
+  assert {s.dialogues for s in plan.values()} == {"base", "cold_start", ""}
+  seeds = {name: stage.seed for name, stage in plan.items()}
+  assert seeds["continued"] == seeds["continued_updates"] != seeds["cold_start"]
+
+
+def test_the_rate_falls_over_the_arms_own_length(parts):
+  optimizer = config_lib.Optimizer(1e-3, "cosine", warmup_steps=2)
+  config = dataclasses.replace(
+    parts.config,
+    grpo=config_lib.Grpo(20, 2, 2, optimizer=optimizer),
+    comparison=config_lib.Comparison(rl_only_iterations=80),
+    packing=config_lib.Packing(512, 1, 16),
+  )
+  parts = dataclasses.replace(parts, config=config)
+  stage = stages.plan(parts)[-1]
+  assert (stage.name, stage.num_steps) == ("rl_only", 80)
+  assert stage.also_after is None  # a cosine's middle compares with nothing
+  state, update = stages.start(parts, dataclasses.replace(stage, start=""))
+  nothing, _ = batching.pack(
+    [],
+    config.packing,
+    group_size=2,
+    max_turns=1,
+    num_tasks=2,
+    capacity=1,
+  )
+  rates = []
+  for step in (0, 2, 41, 80):
+    zero = jnp.zeros((), jnp.int32)
+    state = state._replace(step=zero + step, num_skipped=zero)
+    state, metrics = update(state, nothing)
+    rates.append(float(metrics["train/learning_rate"]))
+  assert rates == pytest.approx([1e-3 / 3, 1e-3, 0.55e-3, 1e-4])
+
+
+def test_dialogues_are_made_once_for_all_arms(parts):
+  plan = _plan(parts)
+  folder = parts.folder / "dialogues"
+  first = stages.stream(parts, plan["cold_start"]).get_state()
+  assert [path.name for path in folder.iterdir()] == ["cold_start.npz"]
+  written = (folder / "cold_start.npz").stat().st_mtime_ns
+  assert stages.stream(parts, plan["cold_start"]).get_state() == first
+  other = stages.stream(parts, plan["continued"]).get_state()
+  assert other["items_sha256"] == first["items_sha256"]
+  assert other["seed"] != first["seed"]
+  assert (folder / "cold_start.npz").stat().st_mtime_ns == written
+
+
+def test_too_few_dialogues_are_not_kept(parts, tmp_path):
+  plan = _plan(parts)
+  elsewhere = dataclasses.replace(parts, folder=tmp_path)
+  demanding = dataclasses.replace(plan["cold_start"], per_step=65)
+  with pytest.raises(ValueError, match="at least episodes_per_step=65"):
+    stages.stream(elsewhere, demanding)
+  assert not (tmp_path / "dialogues").exists()
+
+
+def test_a_step_asks_for_no_more_than_there_is(parts):
+  grpo = dataclasses.replace(parts.config.grpo, tasks_per_iteration=65)
+  assert _plan(parts, "base", "cold_start", grpo=grpo)
+  for names in (("grpo",), ("base", "cold_start", "rl_only")):
+    with pytest.raises(ValueError, match="tasks_per_iteration must be at most"):
+      _plan(parts, *names, grpo=grpo)

@@ -1,0 +1,209 @@
+"""What the stages of a run are: where each starts, how long and on what.
+
+In: the parts of a run. Out: its `Stage`s, in order, and for each of them the
+state and the update that it begins with and the stream that it learns from.
+`train` is the loop over them.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+from userrl_jax import assembly
+from userrl_jax import config as config_lib
+from userrl_jax import data
+from userrl_jax import demonstrate
+from userrl_jax import dialogues
+from userrl_jax import flags
+from userrl_jax.learning import batching
+from userrl_jax.learning import imitation
+from userrl_jax.learning import learner
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One stage of a run."""
+
+  name: str
+  num_steps: int
+  optimizer: config_lib.Optimizer
+  seed: int  # of its stream
+  per_step: int  # tasks, or dialogues, of a step
+  start: str = ""  # the stage whose params it starts from; "" is none
+  dialogues: str = ""  # the stage whose dialogues it imitates; "" plays itself
+  also_after: int | None = None  # updates to be measured after, besides all
+
+  @property
+  def milestone(self) -> str:
+    """Returns the name of what is measured after `also_after` updates."""
+    return f"{self.name}@{self.also_after}"
+
+
+def plan(parts: assembly.Parts) -> list[Stage]:
+  """Returns the stages of a run, in order.
+
+  Raises:
+    ValueError: when a step asks for more than there can be; names the field.
+  """
+  c = parts.config
+  runs = set(c.stages)
+  base = Stage(
+    "base",
+    c.base.num_steps,
+    c.base.optimizer,
+    c.seed,
+    c.base.episodes_per_step,
+    dialogues="base",
+  )
+  after_base = base.name if base.name in runs else ""
+  cold_start = Stage(
+    "cold_start",
+    c.cold_start.num_steps,
+    c.cold_start.optimizer,
+    c.seed,
+    c.cold_start.episodes_per_step,
+    start=after_base,
+    dialogues="cold_start",
+  )
+  grpo = Stage(
+    "grpo",
+    c.grpo.num_iterations,
+    c.grpo.optimizer,
+    c.seed,
+    c.grpo.tasks_per_iteration,
+    start=cold_start.name if cold_start.name in runs else after_base,
+  )
+  rl_only = dataclasses.replace(
+    grpo,
+    name="rl_only",
+    num_steps=c.comparison.rl_only_iterations,
+    start=after_base,
+  )
+  # Halfway down a cosine, params are worse than those of a shorter one's end.
+  is_comparable = c.grpo.optimizer.schedule == "constant"
+  if is_comparable and grpo.num_steps < rl_only.num_steps:
+    rl_only = dataclasses.replace(rl_only, also_after=grpo.num_steps)
+  stages = [
+    base,
+    cold_start,
+    grpo,
+    _continued("continued_updates", cold_start, grpo.num_steps),
+    _continued("continued", cold_start, c.comparison.continued_steps),
+    rl_only,
+  ]
+  stages = [stage for stage in stages if stage.name in runs]
+  for stage in stages:
+    _check_count(parts, stage)
+  return stages
+
+
+@flags.user_errors()
+def start(
+  parts: assembly.Parts, stage: Stage
+) -> tuple[learner.State, Callable[..., Any]]:
+  """Returns the state that a stage starts with, and its jitted update.
+
+  Raises:
+    SystemExit: with a message and code 2, when there are no params to start
+      from, or settings do not make sense together.
+  """
+  folder = parts.folder / "checkpoints" / stage.start if stage.start else ""
+  params = assembly.first_params(parts, folder)
+  state = learner.init_state(
+    params, stage.optimizer, stage.num_steps, parts.mesh
+  )
+  c = parts.config
+  if stage.dialogues:
+    return state, imitation.make_update(
+      parts.model,
+      imitation.Settings(stage.optimizer, c.packing, stage.num_steps),
+      parts.mesh,
+    )
+  grpo = dataclasses.replace(c.grpo, num_iterations=stage.num_steps)
+  return state, learner.make_update(
+    parts.model,
+    learner.Settings(grpo, c.packing, c.rollout.temperature),
+    parts.mesh,
+  )
+
+
+def stream(parts: assembly.Parts, stage: Stage) -> data.Stream[Any]:
+  """Returns the stream that a stage learns from: of tasks, or of dialogues.
+
+  Dialogues are made on first use and kept in the run's folder.
+
+  Raises:
+    ValueError: when there are too few for a step, or their file is damaged.
+  """
+  if not stage.dialogues:
+    return data.task_stream(parts.tasks, stage.per_step, stage.seed)
+  of_dialogues = functools.partial(
+    data.trajectory_stream, per_step=stage.per_step, seed=stage.seed
+  )
+
+  def make():
+    make_all = {"base": demonstrate.canned, "cold_start": demonstrate.ranked}
+    made = make_all[stage.dialogues](
+      parts.config, parts.tasks, parts.chat, parts.episodes
+    )
+    of_dialogues(made)  # refuses too few, which are not worth keeping
+    return made
+
+  path = parts.folder / "dialogues" / f"{stage.dialogues}.npz"
+  return of_dialogues(dialogues.kept(path, make, parts.tasks))
+
+
+def capacity(parts: assembly.Parts, stage: Stage) -> int:
+  """Returns how many micro-batches always hold what a step learns from."""
+  num_members = 1 if stage.dialogues else parts.config.grpo.group_size
+  return batching.capacity(
+    stage.per_step * num_members,
+    parts.config.rollout.max_tokens_per_episode,
+    parts.config.packing,
+  )
+
+
+def _check_count(parts: assembly.Parts, stage: Stage) -> None:
+  c, num_tasks = parts.config, len(parts.tasks)
+  field, limit, what = {
+    "base": (
+      "base.episodes_per_step",
+      c.base.num_episodes,
+      "base.num_episodes",
+    ),
+    "cold_start": (
+      "cold_start.episodes_per_step",
+      num_tasks * c.cold_start.top_k,
+      f"cold_start.top_k demonstrations of each of {num_tasks} training tasks",
+    ),
+    "": (
+      "grpo.tasks_per_iteration",
+      num_tasks,
+      "all training tasks of gyms.tasks",
+    ),
+  }[stage.dialogues]
+  if stage.per_step > limit:
+    raise ValueError(
+      f"{field} must be at most {limit} ({what}), got {stage.per_step}; lower "
+      "it, or provide more"
+    )
+
+
+def _continued(name: str, cold_start: Stage, num_steps: int) -> Stage:
+  """Returns an arm in which the cold start goes on.
+
+  It restarts warm and anneals over its own length, which is stronger than to
+  stay at the low rate that a cosine ends with.
+  """
+  warmup_steps = min(cold_start.optimizer.warmup_steps, num_steps // 10)
+  return dataclasses.replace(
+    cold_start,
+    name=name,
+    num_steps=num_steps,
+    optimizer=dataclasses.replace(
+      cold_start.optimizer, warmup_steps=warmup_steps
+    ),
+    seed=data.MAX_SEED - 1 - cold_start.seed,  # another order of dialogues
+    start=cold_start.name,
+  )
