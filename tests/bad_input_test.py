@@ -161,7 +161,10 @@ def test_fewer_demonstrations_than_a_step_takes(refused):
 
 
 def test_a_vocabulary_larger_than_the_models(refused, tmp_path):
-  message = refused("--config.tokenizer.vocab_size=900")
+  message = refused(
+    "--config.tokenizer.vocab_size=900",
+    "--config.gyms.names=function,telepathy,travel",
+  )
   assert "qwen3_tiny has 768 ids, the tokenizer " in message
   # The refused tokenizer must not be in the way of a better one.
   assert not (tmp_path / "run" / "tokenizer").exists()

@@ -124,7 +124,7 @@ def test_canned_plays_no_more_than_is_asked_for(config, tasks, chat):
   assert [t.task for t in canned] == tasks
   few.base.num_episodes = len(tasks) + 1
   with pytest.raises(ValueError, match="nowhere"):
-    _make(demonstrate.canned, few, [*tasks, unplayable], chat)
+    _make(demonstrate.canned, few, [unplayable, *tasks], chat)
 
 
 def test_dialogues_are_a_function_of_the_seed(config, tasks, chat):

@@ -132,11 +132,12 @@ def test_what_failed_is_left_out(parts, built, tasks, tmp_path, monkeypatch):
 
 
 def test_too_many_failures_stop_the_evaluation(
-  parts, built, tasks, monkeypatch
+  config, parts, built, monkeypatch
 ):
   entry = python_types.SimpleNamespace(**vars(function))
   entry.Gym = _FailingGym
   monkeypatch.setitem(gyms.GYMS, "function", entry)
+  tasks = assembly.load_tasks(config, "test")
   away = [task for task in tasks if _is_away(task)]
   with pytest.raises(RuntimeError, match=r"8 of 8.*user_timeout"):
     evaluate.evaluate(parts, built[1], away[:4], "grpo")

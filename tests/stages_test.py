@@ -18,7 +18,7 @@ ALL = config_rules._NAMES["Config.stages"]
 def parts(tmp_path_factory):
   config = config_lib.Config(out_dir=str(tmp_path_factory.mktemp("run")))
   config.stages = ALL
-  config.gyms.num_train_tasks = 64
+  config.gyms.num_train_tasks = 96
   config.model.num_layers = 1
   return assembly.build(config)
 
@@ -95,14 +95,14 @@ def test_dialogues_are_made_once_for_all_arms(parts):
 def test_too_few_dialogues_are_not_kept(parts, tmp_path):
   plan = _plan(parts)
   elsewhere = dataclasses.replace(parts, folder=tmp_path)
-  demanding = dataclasses.replace(plan["cold_start"], per_step=65)
-  with pytest.raises(ValueError, match="at least episodes_per_step=65"):
+  demanding = dataclasses.replace(plan["cold_start"], per_step=97)
+  with pytest.raises(ValueError, match="at least episodes_per_step=97"):
     stages.stream(elsewhere, demanding)
   assert not (tmp_path / "dialogues").exists()
 
 
 def test_a_step_asks_for_no_more_than_there_is(parts):
-  grpo = dataclasses.replace(parts.config.grpo, tasks_per_iteration=65)
+  grpo = dataclasses.replace(parts.config.grpo, tasks_per_iteration=97)
   assert _plan(parts, "base", "cold_start", grpo=grpo)
   for names in (("grpo",), ("base", "cold_start", "rl_only")):
     with pytest.raises(ValueError, match="tasks_per_iteration must be at most"):

@@ -58,9 +58,8 @@ class Travel:
   """What is special to the Travel gym."""
 
   outage_every: int = 5  # every n-th search finds no database; 0 is never
-  reveal_after: int = (
-    3  # idle messages until the user volunteers a wish; 0 is never
-  )
+  # Idle messages until the user volunteers a wish; 0 is never.
+  reveal_after: int = 3
 
 
 @dataclasses.dataclass

@@ -20,6 +20,7 @@ from userrl_jax.gyms.travel import scenario
 from userrl_jax.gyms.travel import scripted
 
 _LISTING = re.compile(rf"{scenario.ID_PATTERN} .*[0-9]")
+_BY_TOPIC = re.compile(r"[a-z]+( [A-Z][0-9])+(, [a-z]+( [A-Z][0-9])+)*")
 _NUM_WISHES = r" \(([0-9]) wishes\)"
 
 
@@ -116,6 +117,9 @@ def _read(
         name, _, topic = key.partition(":")
         if name in items:
           items[name].unwished.add(topic)
+    elif action.choice == "search" and _BY_TOPIC.fullmatch(text):
+      options = _options_by_topic(text)
+      items[lexicon.BY_LETTER[options[0].id[0]].name].options = options
     elif action.choice == "search" and _LISTING.fullmatch(text):
       item = items[lexicon.BY_LETTER[text[0]].name]
       item.options = tuple(
@@ -141,6 +145,19 @@ def _items(opening: str) -> list[_Item]:
       )
     )
   return items
+
+
+def _options_by_topic(text: str) -> tuple[scenario.Option, ...]:
+  """Returns the options of level 1, whose numbers go up with their prices."""
+  topics: dict[str, list[str]] = {}
+  for entry in text.split(", "):
+    topic, *ids = entry.split()
+    for name in ids:
+      topics.setdefault(name, []).append(topic)
+  return tuple(
+    scenario.Option(name, int(name[1:]), tuple(topics[name]), {})
+    for name in sorted(topics)
+  )
 
 
 def _option(aspect: lexicon.Aspect, text: str) -> scenario.Option:

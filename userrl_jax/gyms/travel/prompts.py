@@ -4,9 +4,10 @@ from userrl_jax import config
 from userrl_jax.gyms import base
 
 _BRIEF_1 = """\
-Book what the user wants. search "hotel Rome" lists options, cheapest first. \
-action "Do you want a view?" asks for the one wish. answer "H2" chooses: the \
-first option with the wish is best. You have {max_turns} turns."""
+Book what the user wants. search "hotel Rome" lists options by wish, cheapest \
+first. action "Do you want a view?" asks for the one wish. answer "H2" \
+chooses: the first option listed for the wish is best. You have {max_turns} \
+turns."""
 
 _BRIEF = """\
 Book what the user wants, item by item: the cheapest option with all wishes. \
@@ -26,9 +27,8 @@ topic{implicitly}.
 
 Every turn, call the tool once with a `choice` and its `content`:
 - `search`: one request that names one item and all of its arguments, as words \
-or JSON, such as `hotel Rome`. The database replies with every option: its id, \
-what it has, and its price at the end{order}. One search an item is enough.\
-{outage}
+or JSON, such as `hotel Rome`. The database replies with {listing}. One search \
+an item is enough.{outage}
 - `action`: a message to the user, such as `Do you want a view?`. A question \
 about one or two topics of one item is answered; about more, or about wishes \
 in general, it is not.{volunteer}
@@ -42,6 +42,11 @@ played but takes a turn. Reason between <think> and </think> first, then call \
 the tool. Search first: the options show which topics are worth a question.
 
 Example: {{"choice": "search", "content": "hotel Rome"}}"""
+
+_BY_TOPIC = "what can be had, and under each the ids of the options that have \
+it, the cheapest first"
+_BY_OPTION = "every option, in no order: its id, what it has, and its price at \
+the end"
 
 
 def system_prompt(settings: config.Gyms, profile: str) -> str:
@@ -61,7 +66,7 @@ user volunteers a wish at the next, which is then not rewarded."
   return prompt.format(
     max_turns=settings.max_turns,
     implicitly="" if is_level_1 else ", and often only as a hint",
-    order=", the cheapest first" if is_level_1 else ", in no order",
+    listing=_BY_TOPIC if is_level_1 else _BY_OPTION,
     outage=outage if every else "",
     volunteer=volunteer if after else "",
   )

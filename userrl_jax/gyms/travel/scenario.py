@@ -84,6 +84,7 @@ class Aspect:
   arguments: Mapping[str, str]  # slot -> value that a search must name
   preferences: tuple[Preference, ...]
   options: tuple[Option, ...]  # in the order in which they are listed
+  by_topic: bool = False  # listed under each topic, the cheapest first
 
   @functools.cached_property
   def correct(self) -> tuple[Option, ...]:
@@ -99,7 +100,14 @@ class Aspect:
   @property
   def listing(self) -> str:
     """All options as the agent reads them, once it has searched."""
-    return ", ".join(option.text for option in self.options)
+    if not self.by_topic:
+      return ", ".join(option.text for option in self.options)
+    lines = []
+    for topic in lexicon.ASPECTS[self.name].topics:
+      ids = [o.id for o in self.options if topic in o.amenities]
+      if ids:
+        lines.append(" ".join((topic, *ids)))
+    return ", ".join(lines)
 
   def violated(self, option: Option) -> tuple[str, ...]:
     """Returns the ids of the wishes that an option does not satisfy."""
@@ -140,7 +148,9 @@ def compare(found: Any, op: str, value: Any) -> bool:
   raise ValueError(f"op must be has, eq, le, ge or in, got {op!r}")
 
 
-def parse(opening: str, aspects: Sequence[Mapping[str, Any]]) -> Scenario:
+def parse(
+  opening: str, aspects: Sequence[Mapping[str, Any]], by_topic: bool = False
+) -> Scenario:
   """Returns the trip of a record, as `generate` makes them."""
   number = 0
   result = []
@@ -167,6 +177,7 @@ def parse(opening: str, aspects: Sequence[Mapping[str, Any]]) -> Scenario:
         dict(aspect["arguments"]),
         tuple(preferences),
         tuple(map(_option, aspect["options"])),
+        by_topic,
       )
     )
   return Scenario(opening, tuple(result))
@@ -174,7 +185,8 @@ def parse(opening: str, aspects: Sequence[Mapping[str, Any]]) -> Scenario:
 
 def of_task(task: types.Task) -> Scenario:
   """Returns the trip of a task; for gyms and tests, not for agents."""
-  return parse(task.public["opening"], task.secret.reveal()["aspects"])
+  aspects = task.secret.reveal()["aspects"]
+  return parse(task.public["opening"], aspects, by_topic=task.level == 1)
 
 
 def task(record: Mapping[str, Any]) -> types.Task:
