@@ -1,6 +1,13 @@
 """From a random model to an agent that plays three gyms, on a laptop.
 
-DRAFT
+A random Qwen3 of 0.9 million parameters learns the format of dialogues, then
+Function, Telepathy and Travel from demonstrations in which one turn in seven
+is a random move, then gets better by its own play.
+
+Command:   bash launch/quickstart.sh
+Hardware:  2 CPU cores, no accelerator, no key
+Time:      @MINUTES@
+Expect:    @EXPECT@
 """
 
 from userrl_jax import config as config_lib
@@ -11,35 +18,34 @@ def get_config() -> config_lib.Config:
   c = config_lib.Config(out_dir="runs/quickstart")
   c.tokenizer.vocab_size = 768
   c.gyms.names = ("function", "telepathy", "travel")
-  c.gyms.num_train_tasks = 3000
+  c.gyms.num_train_tasks = 4000  # of each
   c.gyms.num_test_tasks = 100
-  c.gyms.max_turns = 6
   c.gyms.function.answer_limit = 3
-  c.gyms.telepathy.guess_limit = 1
   c.rollout.max_tokens_per_turn = 24
   c.rollout.max_tokens_per_episode = 224
-  c.packing.row_length = 288
-  c.packing.logprob_chunk = 288
-  c.engine.decode_tokens = 8
-
-  c.base.num_episodes = 1440
-  c.base.num_steps = 60
-  c.base.episodes_per_step = 24
+  c.packing = config_lib.Packing(
+    row_length=288, rows_per_micro_batch=4, logprob_chunk=288
+  )
+  c.engine = config_lib.Engine(
+    num_rows=144, num_lanes=144, decode_tokens=8, extend_chunk=48
+  )
+  sft = config_lib.Optimizer(
+    learning_rate=2e-3, schedule="cosine", warmup_steps=20, b2=0.95
+  )
+  c.base = config_lib.Base(
+    num_steps=110, num_episodes=1440, num_copies=1440, episodes_per_step=36
+  )
   c.base.optimizer.b2 = 0.95
-
-  c.cold_start.num_tries = 1
-  c.cold_start.top_k = 1
-  c.cold_start.noise = 0.1
-  c.cold_start.num_steps = 320
-  c.cold_start.episodes_per_step = 24
-  c.cold_start.optimizer.learning_rate = 2e-3
-  c.cold_start.optimizer.b2 = 0.95
-
-  c.grpo.num_iterations = 30
+  c.cold_start = config_lib.ColdStart(
+    num_steps=400, num_tries=1, noise=0.15, episodes_per_step=24, optimizer=sft
+  )
+  c.grpo.num_iterations = 36
   c.grpo.tasks_per_iteration = 18
-  c.grpo.group_size = 8
-  c.grpo.optimizer.learning_rate = 2e-4
+  c.grpo.credit = config_lib.Credit(score="sum", normalize="none")
+  c.grpo.optimizer = config_lib.Optimizer(learning_rate=6e-4, warmup_steps=3)
+  c.comparison.continued_steps = 550
+  c.comparison.rl_only_iterations = 66
   c.evaluation.splits = ("fresh", "test")
-  c.evaluation.num_tasks = 100
+  c.evaluation.num_tasks = 100  # of each gym and split
   c.checkpoint.every_steps = 20
   return c

@@ -127,6 +127,24 @@ def test_canned_plays_no_more_than_is_asked_for(config, tasks, chat):
     _make(demonstrate.canned, few, [unplayable, *tasks], chat)
 
 
+def test_copies_repeat_themselves_in_ids_of_the_dialogues(config, tasks, chat):
+  few = dataclasses.replace(config)
+  few.base = dataclasses.replace(config.base, num_episodes=20, num_copies=30)
+  made = _make(demonstrate.canned, few, tasks, chat)
+  plain, copied = made[:20], made[20:]
+  known = {i for ids in _streams(plain) for i in ids}
+  special = set(chat.tokenizer.special_ids.values())
+  periods = set()
+  for t in copied:
+    ids = t.token_ids_T.tolist()
+    assert set(ids) <= known - special
+    assert set(t.turn_ids_T) == {-1} and t.turns == () and t.is_valid
+    periods.add(next(p for p in range(1, 13) if ids[p:] == ids[:-p]))
+  assert len(copied) == 30 and len(periods) > 5
+  assert len({tuple(ids) for ids in _streams(copied)}) == 30
+  assert {t.task.id for t in copied} == {t.task.id for t in plain}
+
+
 def test_dialogues_are_a_function_of_the_seed(config, tasks, chat):
   for make in (demonstrate.canned, demonstrate.ranked):
     first = _streams(_make(make, config, tasks, chat))

@@ -48,7 +48,8 @@ def get_config():
   c.engine = config.Engine(num_rows=16, num_lanes=16, decode_tokens=8)
   c.packing = config.Packing(row_length=256, logprob_chunk=64)
   c.base.num_steps = {STAGES["base"]}
-  c.base.num_episodes = 64
+  c.base.num_episodes = 40
+  c.base.num_copies = 24
   # Their updates are one program, so that it is compiled once.
   c.base.episodes_per_step = c.cold_start.episodes_per_step = 12
   c.cold_start.num_tries = 4

@@ -153,10 +153,11 @@ class Packing:
 
 @dataclasses.dataclass
 class Base:
-  """Pretraining of a random model on dialogues of random canned moves."""
+  """Pretraining of a random model: the format, and copying from context."""
 
   num_steps: int = 200
-  num_episodes: int = 2048  # dialogues to learn from
+  num_episodes: int = 2048  # dialogues of random canned moves
+  num_copies: int = 0  # sequences that repeat themselves, mixed in
   episodes_per_step: int = 64
   optimizer: Optimizer = dataclasses.field(
     default_factory=lambda: Optimizer(learning_rate=3e-3, warmup_steps=20)

@@ -1,15 +1,19 @@
 """Makes dialogues without a policy: canned ones, and ranked demonstrations.
 
 Canned dialogues are random well-formed moves: they show the format and not the
-game. Demonstrations are an oracle's, played several times a task with some
-noise, ranked, of which the best are kept.
+game. Copies are random ids that repeat themselves. Demonstrations are an
+oracle's, played several times a task with some noise, ranked, of which the best
+are kept.
 """
 
 import asyncio
+import collections
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import random
+
+import numpy as np
 
 from userrl_jax import config as config_lib
 from userrl_jax import gyms
@@ -28,6 +32,9 @@ MakeScript = Callable[[types.Task, random.Random], scripted.Script]
 
 # Tasks that a model answers in for the sake of the tokenizer alone.
 _NUM_ANSWERED = 12
+_NUM_COPIED_IDS = 100  # different ids in copies, the most frequent ones
+_PERIODS = range(3, 13)  # ids until a copy repeats itself
+_COPY_LENGTH = 120  # about that of a dialogue
 
 
 def canned_script(task: types.Task, rng: random.Random) -> scripted.Script:
@@ -56,7 +63,7 @@ def canned(
   """Plays `base.num_episodes` dialogues of canned moves, task after task.
 
   Where they do not divide by the tasks, the first tasks are played once more.
-  Invalid ones are left out.
+  Invalid ones are left out. `base.num_copies` copies follow.
   """
   size, num_more = divmod(config.base.num_episodes, len(tasks))
   play = functools.partial(
@@ -70,7 +77,51 @@ def canned(
   groups = play(tasks[:num_more], size + 1)
   if size:
     groups += play(tasks[num_more:], size)
-  return [t for group in groups for t in group.trajectories if t.is_valid]
+  made = [t for group in groups for t in group.trajectories if t.is_valid]
+  special = set(chat.tokenizer.special_ids.values())
+  return made + copies(
+    made, config.base.num_copies, lambda i: i not in special, config.seed
+  )
+
+
+def copies(
+  dialogues: Sequence[types.Trajectory],
+  count: int,
+  is_text: Callable[[int], bool],
+  seed: int,
+) -> list[types.Trajectory]:
+  """Makes sequences that repeat a few ids over and over.
+
+  Continuing them takes what every pretrained model has and a random one lacks:
+  finding in the context what came after the same ids before (an induction
+  head, Olsson et al. 2022, arXiv 2209.11895). They say nothing of any game.
+
+  Args:
+    dialogues: whose most frequent ids are repeated, and to whose tasks the
+      copies are booked, in turn.
+    count: how many.
+    is_text: tells ids of text from those of markers.
+    seed: same seed, same copies.
+  """
+  counts: collections.Counter[int] = collections.Counter()
+  for t in dialogues:
+    counts.update(filter(is_text, t.token_ids_T.tolist()))
+  frequent = [i for i, _ in counts.most_common(_NUM_COPIED_IDS)]
+  rng = random.Random(f"copies|{seed}")
+  made = []
+  for number in range(count):
+    period = rng.choices(frequent, k=rng.choice(_PERIODS))
+    ids = np.resize(np.array(period, np.int32), _COPY_LENGTH)
+    made.append(
+      dataclasses.replace(
+        dialogues[number % len(dialogues)],
+        token_ids_T=ids,
+        logprobs_T=np.zeros(ids.shape, np.float32),
+        turn_ids_T=np.full(ids.shape, -1, np.int32),
+        turns=(),
+      )
+    )
+  return made
 
 
 def ranked(
