@@ -33,18 +33,18 @@ def get_config() -> config_lib.Config:
     learning_rate=2e-3, schedule="cosine", warmup_steps=20, b2=0.95
   )
   c.base = config_lib.Base(
-    num_steps=110, num_episodes=1440, num_copies=1440, episodes_per_step=36
+    num_steps=100, num_episodes=1440, num_copies=1440, episodes_per_step=36
   )
   c.base.optimizer.b2 = 0.95
   c.cold_start = config_lib.ColdStart(
-    num_steps=400, num_tries=1, noise=0.15, episodes_per_step=24, optimizer=sft
+    num_steps=360, num_tries=1, noise=0.15, episodes_per_step=24, optimizer=sft
   )
-  c.grpo.num_iterations = 36
+  c.grpo.num_iterations = 32
   c.grpo.tasks_per_iteration = 18
   c.grpo.credit = config_lib.Credit(score="sum", normalize="none")
   c.grpo.optimizer = config_lib.Optimizer(learning_rate=6e-4, warmup_steps=3)
-  c.comparison.continued_steps = 550
-  c.comparison.rl_only_iterations = 66
+  c.comparison.continued_steps = 480
+  c.comparison.rl_only_iterations = 58
   c.evaluation.splits = ("fresh", "test")
   c.evaluation.num_tasks = 100  # of each gym and split
   c.checkpoint.every_steps = 20

@@ -8,6 +8,7 @@ import pytest
 from userrl_jax import assembly
 from userrl_jax import config as config_lib
 from userrl_jax import config_rules
+from userrl_jax import run_folder
 from userrl_jax import stages
 from userrl_jax.learning import batching
 
@@ -35,6 +36,13 @@ def test_a_stage_starts_from_the_nearest_before_it(parts):
   assert starts(*ALL) == ["", "base", "cold_start", *arms]
   assert starts("base", "grpo") == ["", "base"]
   assert starts("cold_start", "grpo", "rl_only") == ["", "cold_start", ""]
+
+
+def test_comparisons_know_the_same_starts(parts):
+  for names in (ALL, ("base", "grpo"), ("base", "cold_start", "grpo")):
+    for name, stage in _plan(parts, *names).items():
+      known = [s for s in run_folder.STARTS[name] if s in names]
+      assert stage.start == (known[0] if known else "")
 
 
 def test_arms_have_lengths_and_schedules_of_their_own(parts):

@@ -2,10 +2,11 @@
 
 The flow, and where each part lives:
 
-  tasks -> Episode (Agent and Gym) -> Trajectory -> Group -> Batch -> update
-  data     rollout, agents, gyms      types                  learning
+  tasks -> Episode (Agent, Gym, user) -> Trajectory -> Group -> Batch -> update
+  data     rollout, agents, gyms, users  types                  learning
 
-`train.py` is that line as a loop. `evaluate.py` measures, `report.py` shows.
+`train.py` is that line as a loop. `evaluate.py` measures, `report.py` shows,
+`compare.py` compares.
 """
 
 __version__ = "0.1.0"

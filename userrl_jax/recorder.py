@@ -232,6 +232,7 @@ class Recorder:
         {
           "commit": now.get("commit"),
           "changed": now.get("changed"),
+          "devices": environment["devices"],
           "command": environment["command"],
           "time": time_now.isoformat(timespec="seconds"),
         }
