@@ -144,7 +144,7 @@ def test_who_goes_on_with_a_run_is_added(parts):
   recorder.Recorder(parts, again)
   (entry,) = json.loads(path.read_text())["resumed"]
   assert entry["command"].endswith(" --config=moved.py")
-  assert set(entry) == {"commit", "changed", "command", "time"}
+  assert set(entry) == {"commit", "changed", "devices", "command", "time"}
 
 
 def test_another_commit_is_said(parts, capsys):
