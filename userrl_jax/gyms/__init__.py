@@ -15,12 +15,11 @@ from userrl_jax import types
 from userrl_jax.gyms import base
 from userrl_jax.gyms import function
 from userrl_jax.gyms import judging
+from userrl_jax.gyms import sources
 from userrl_jax.gyms import telepathy
 from userrl_jax.gyms import travel
 
-# fresh: tasks that training has not seen, of structures that it has; only
-# generated ones. dev and test: of structures that it has not seen.
-SPLITS = ("train", "fresh", "dev", "test")
+SPLITS = sources.SPLITS
 
 GYMS: dict[str, ModuleType] = {
   "function": function,

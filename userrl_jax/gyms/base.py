@@ -19,9 +19,9 @@ from typing import Any, ClassVar, Protocol
 
 from userrl_jax import config
 from userrl_jax import types
+from userrl_jax.gyms import sources
 
 PROFILES = ("full", "brief")
-LEVELS = (1, 2, 3)
 MALFORMED = "malformed"  # info["outcome"] of every turn met with a format hint
 
 
@@ -93,9 +93,9 @@ class Gym(abc.ABC):
       raise ValueError(
         f"gyms.max_turns must be at least 1, got {settings.max_turns}"
       )
-    if not settings.levels or not set(settings.levels) <= set(LEVELS):
+    if not settings.levels or not set(settings.levels) <= set(sources.LEVELS):
       raise ValueError(
-        f"gyms.levels must be some of {LEVELS}, got {settings.levels}"
+        f"gyms.levels must be some of {sources.LEVELS}, got {settings.levels}"
       )
     if settings.reward_profile not in self.reward_profiles:
       raise ValueError(

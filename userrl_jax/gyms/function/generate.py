@@ -15,10 +15,10 @@ import json
 import random
 
 from userrl_jax import types
+from userrl_jax.gyms import sources
 from userrl_jax.gyms.function import expression
 
-SPLITS = ("train", "fresh", "dev", "test")
-LEVELS = (1, 2, 3)
+SPLITS, LEVELS = sources.SPLITS, sources.LEVELS
 MAX_RESULT = {1: 60, 2: 200, 3: 200}  # |f(test case)| per level
 # A test case is four distinct ones; level 1 is kept small for small models.
 TEST_VALUES = {1: range(1, 6), 2: range(1, 10), 3: range(1, 10)}
@@ -65,16 +65,8 @@ def tasks(
   Raises:
     ValueError: when an argument is out of range, or there are not so many.
   """
-  if split not in SPLITS:
-    raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-  if not levels or any(level not in LEVELS for level in levels):
-    raise ValueError(f"levels must be some of {LEVELS}, got {tuple(levels)}")
-  streams = {
-    level: _draw_tasks(seed, level, split) for level in dict.fromkeys(levels)
-  }
-  return tuple(
-    next(streams[levels[i % len(levels)]]) for i in range(max(0, count))
-  )
+  draw = lambda level: _draw_tasks(seed, level, split)
+  return sources.take_turns(draw, levels, split, count)
 
 
 def task(

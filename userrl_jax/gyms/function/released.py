@@ -19,6 +19,7 @@ import pathlib
 from typing import Any
 
 from userrl_jax import types
+from userrl_jax.gyms import sources
 from userrl_jax.gyms.function import expression
 from userrl_jax.gyms.function import generate
 
@@ -36,18 +37,7 @@ def read_folder(folder: str) -> tuple[types.Task, ...]:
   Raises:
     ValueError: when the folder or the file is missing or has a broken record.
   """
-  path = pathlib.Path(folder).expanduser()
-  if not path.is_dir():
-    raise ValueError(
-      "gyms.tasks must be 'generated', 'pack' or a folder with "
-      f"{FILE_NAME}; there is no folder {str(path)!r}"
-    )
-  path = path / FILE_NAME
-  if not path.is_file():
-    raise ValueError(
-      f"the folder of gyms.tasks must hold {FILE_NAME}; there is no file "
-      f"{str(path)!r}"
-    )
+  path = sources.released_file(folder, FILE_NAME)
   return _read_released(path, path.stat().st_mtime_ns)
 
 
@@ -57,22 +47,20 @@ def read_pack(path: pathlib.Path = PACK_PATH) -> tuple[types.Task, ...]:
   Raises:
     ValueError: when the file is missing or has a broken line.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise ValueError(f"a pack must be a file; there is none at {str(path)!r}")
+  path = sources.pack_file(path)
   return _read_pack(path, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)
 def _read_released(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
   records = []
-  ids: dict[str, int] = {}
+  ids: dict[str, str] = {}
   for line, record in _array_items(path):
     where = f"{path}, line {line}"
     _check_rule(where, record)
-    _check_id(where, record, ids, line)
+    sources.check_id(where, record, ids, f"on line {line}")
     value = expression.parse(record["rule"]).evaluate(record["test_case"])
-    expected = _field(
+    expected = sources.field(
       where, record, "expected_result", (int, float), "a number"
     )
     if not abs(value - expected) <= 1e-6 * max(1, abs(value)):
@@ -102,22 +90,15 @@ def _read_released(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
 @functools.lru_cache(maxsize=8)
 def _read_pack(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
   tasks = []
-  ids: dict[str, int] = {}
+  ids: dict[str, str] = {}
   splits: dict[str, str] = {}
-  for line, text in enumerate(_text(path).splitlines(), 1):
-    if not text.strip():
-      continue
-    where = f"{path}, line {line}"
-    try:
-      record = json.loads(text)
-    except ValueError as error:
-      raise ValueError(f"{where}: must be one JSON object; {error}") from error
+  for line, where, record in sources.records(path):
     _check_rule(where, record)
-    _check_id(where, record, ids, line)
-    _check_value(where, record, "split", generate.SPLITS)
-    _check_value(where, record, "level", generate.LEVELS)
+    sources.check_id(where, record, ids, f"on line {line}")
+    sources.check_value(where, record, "split", generate.SPLITS)
+    sources.check_value(where, record, "level", generate.LEVELS)
     key = expression.canonical_key(record["rule"])
-    _check_value(where, record, "structure", (key,))
+    sources.check_value(where, record, "structure", (key,))
     if splits.setdefault(key, record["split"]) != record["split"]:
       raise ValueError(
         f"{where}: field 'split' must be {splits[key]!r} as for the other "
@@ -162,7 +143,7 @@ def _level(rule: str, key: str) -> int:
 
 def _array_items(path: pathlib.Path) -> Iterator[tuple[int, Any]]:
   """Yields the items of a JSON array, each with the line it begins on."""
-  text, decoder = _text(path), json.JSONDecoder()
+  text, decoder = sources.text(path), json.JSONDecoder()
 
   def skip(position: int) -> int:
     while position < len(text) and text[position].isspace():
@@ -196,36 +177,15 @@ def _array_items(path: pathlib.Path) -> Iterator[tuple[int, Any]]:
     position = skip(position + 1)
 
 
-def _text(path: pathlib.Path) -> str:
-  try:
-    return path.read_text(encoding="utf-8")
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"{path}: must be readable UTF-8 text; {error}") from error
-
-
-def _field(where: str, record: Any, name: str, kinds: Any, noun: str) -> Any:
-  """Returns a field of a record after checking its type."""
-  if not isinstance(record, dict):
-    raise ValueError(f"{where}: a task must be an object, got {record!r:.60}")
-  if name not in record:
-    raise ValueError(f"{where}: field {name!r} is missing; it must be {noun}")
-  value = record[name]
-  if not isinstance(value, kinds) or isinstance(value, bool):
-    raise ValueError(
-      f"{where}: field {name!r} must be {noun}, got {value!r:.60}"
-    )
-  return value
-
-
 def _check_rule(where: str, record: Any) -> None:
   """Checks that the rule can be read and has a value on the test case."""
-  rule = _field(where, record, "rule", str, "arithmetic over a, b, c, d")
+  rule = sources.field(where, record, "rule", str, "arithmetic over a, b, c, d")
   try:
     parsed = expression.parse(rule)
   except ValueError as error:
     raise ValueError(f"{where}: field 'rule': {error}") from error
   noun = "a list of four whole numbers"
-  point = _field(where, record, "test_case", list, noun)
+  point = sources.field(where, record, "test_case", list, noun)
   if len(point) != 4 or any(type(x) is not int for x in point):
     raise ValueError(
       f"{where}: field 'test_case' must be {noun}, got {point!r:.60}"
@@ -237,19 +197,3 @@ def _check_rule(where: str, record: Any) -> None:
       f"{where}: field 'rule' must have a value on the test case {point}, got "
       f"{rule!r} with {error}"
     ) from error
-
-
-def _check_id(where: str, record: Any, ids: dict[str, int], line: int) -> None:
-  task_id = _field(where, record, "id", str, "a string")
-  if ids.setdefault(task_id, line) != line:
-    raise ValueError(
-      f"{where}: field 'id' must be unique, {task_id!r} is also on line "
-      f"{ids[task_id]}"
-    )
-
-
-def _check_value(where: str, record: Any, name: str, allowed: tuple) -> None:
-  noun = f"one of {allowed}" if len(allowed) > 1 else repr(allowed[0])
-  value = _field(where, record, name, (str, int), noun)
-  if value not in allowed:
-    raise ValueError(f"{where}: field {name!r} must be {noun}, got {value!r}")

@@ -3,8 +3,11 @@
 The names below are what `gyms.GYMS` expects of every gym's package.
 """
 
+import functools
+
 from userrl_jax import config
 from userrl_jax import types
+from userrl_jax.gyms import sources
 from userrl_jax.gyms.telepathy import canned
 from userrl_jax.gyms.telepathy import generate
 from userrl_jax.gyms.telepathy import gym
@@ -26,14 +29,10 @@ def load_tasks(
   Raises:
     ValueError: when a file is missing or broken.
   """
-  is_train = split == "train"
-  count = settings.num_train_tasks if is_train else settings.num_test_tasks
-  if settings.tasks == "generated":
-    levels = tuple(settings.levels)
-    return list(generate.tasks(seed, levels, split, count))
-  if settings.tasks == "pack":
-    tasks = released.read_pack()
-  else:
-    tasks = released.read_folder(settings.tasks)
-  chosen = [t for t in tasks if t.split == split and t.level in settings.levels]
-  return chosen[:count]
+  return sources.load(
+    settings,
+    split,
+    functools.partial(generate.tasks, seed),
+    released.read_pack,
+    released.read_folder,
+  )

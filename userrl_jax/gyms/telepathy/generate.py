@@ -17,10 +17,10 @@ import json
 import random
 
 from userrl_jax import types
+from userrl_jax.gyms import sources
 from userrl_jax.gyms.telepathy import world
 
-SPLITS = ("train", "fresh", "dev", "test")
-LEVELS = (1, 2, 3)
+SPLITS, LEVELS = sources.SPLITS, sources.LEVELS
 NUM_CANDIDATES = 6
 NUM_LISTED = 1  # things of a category that level 1 knows; small models learn it
 MAX_HINTS = 2
@@ -73,16 +73,8 @@ def tasks(
   Raises:
     ValueError: when an argument is out of range, or there are not so many.
   """
-  if split not in SPLITS:
-    raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-  if not levels or any(level not in LEVELS for level in levels):
-    raise ValueError(f"levels must be some of {LEVELS}, got {tuple(levels)}")
-  streams = {
-    level: _draw_tasks(seed, level, split) for level in dict.fromkeys(levels)
-  }
-  return tuple(
-    next(streams[levels[i % len(levels)]]) for i in range(max(0, count))
-  )
+  draw = lambda level: _draw_tasks(seed, level, split)
+  return sources.take_turns(draw, levels, split, count)
 
 
 def task(

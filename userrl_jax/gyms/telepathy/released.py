@@ -19,6 +19,7 @@ import re
 from typing import Any
 
 from userrl_jax import types
+from userrl_jax.gyms import sources
 from userrl_jax.gyms.telepathy import generate
 from userrl_jax.gyms.telepathy import gym
 from userrl_jax.gyms.telepathy import world
@@ -69,18 +70,7 @@ def read_folder(folder: str) -> tuple[types.Task, ...]:
   Raises:
     ValueError: when the folder or the file is missing or has a broken record.
   """
-  path = pathlib.Path(folder).expanduser()
-  if not path.is_dir():
-    raise ValueError(
-      "gyms.tasks must be 'generated', 'pack' or a folder with "
-      f"{FILE_NAME}; there is no folder {str(path)!r}"
-    )
-  path = path / FILE_NAME
-  if not path.is_file():
-    raise ValueError(
-      f"the folder of gyms.tasks must hold {FILE_NAME}; there is no file "
-      f"{str(path)!r}"
-    )
+  path = sources.released_file(folder, FILE_NAME)
   return _read_released(path, path.stat().st_mtime_ns)
 
 
@@ -90,9 +80,7 @@ def read_pack(path: pathlib.Path = PACK_PATH) -> tuple[types.Task, ...]:
   Raises:
     ValueError: when the file is missing or has a broken line.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise ValueError(f"a pack must be a file; there is none at {str(path)!r}")
+  path = sources.pack_file(path)
   return _read_pack(path, path.stat().st_mtime_ns)
 
 
@@ -111,7 +99,7 @@ def family(category: str) -> str:
 @functools.lru_cache(maxsize=8)
 def _read_released(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
   try:
-    records = json.loads(_text(path))
+    records = json.loads(sources.text(path))
   except ValueError as error:
     raise ValueError(f"{path}: must be a list in JSON; {error}") from error
   if not isinstance(records, list):
@@ -121,7 +109,7 @@ def _read_released(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
     where = f"{path}, record {number}"
     for name in ("id", "title", "description", "target_entity", "category"):
       _text_field(where, record, name)
-    _check_id(where, record, ids, f"record {number}")
+    sources.check_id(where, record, ids, f"that of record {number}")
     _check_length(where, record, "title", gym.MAX_GUESS_CHARS)
     limit = gym.TelepathyGym.max_observation_chars
     _check_length(where, record, "description", limit)
@@ -162,18 +150,11 @@ def _read_released(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
 def _read_pack(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
   tasks = []
   ids: dict[str, str] = {}
-  for line, text in enumerate(_text(path).splitlines(), 1):
-    if not text.strip():
-      continue
-    where = f"{path}, line {line}"
-    try:
-      record = json.loads(text)
-    except ValueError as error:
-      raise ValueError(f"{where}: must be one JSON object; {error}") from error
+  for line, where, record in sources.records(path):
     _text_field(where, record, "id")
-    _check_id(where, record, ids, f"line {line}")
-    _check_value(where, record, "level", generate.LEVELS)
-    _check_value(where, record, "name", tuple(world.entities()))
+    sources.check_id(where, record, ids, f"that of line {line}")
+    sources.check_value(where, record, "level", generate.LEVELS)
+    sources.check_value(where, record, "name", tuple(world.entities()))
     level, name = record["level"], record["name"]
     candidates = _list_field(where, record, "candidates", world.entities())
     hints = _list_field(where, record, "hints", world.attributes())
@@ -184,9 +165,9 @@ def _read_pack(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
       )
     home = generate.split_of(level, name, candidates)
     allowed = ("train", "fresh") if home == "train" else (home,)
-    _check_value(where, record, "split", allowed)
+    sources.check_value(where, record, "split", allowed)
     key = generate.structure(level, name, candidates)
-    _check_value(where, record, "structure", (key,))
+    sources.check_value(where, record, "structure", (key,))
     tasks.append(
       generate.task(
         record["id"], record["split"], level, name, candidates, hints
@@ -209,45 +190,22 @@ def _splits(families: list[str]) -> dict[str, str]:
   return splits
 
 
-def _text(path: pathlib.Path) -> str:
-  try:
-    return path.read_text(encoding="utf-8")
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"{path}: must be readable UTF-8 text; {error}") from error
-
-
-def _field(where: str, record: Any, name: str, noun: str) -> Any:
-  if not isinstance(record, dict):
-    raise ValueError(f"{where}: a task must be an object, got {record!r:.60}")
-  if name not in record:
-    raise ValueError(f"{where}: field {name!r} is missing; it must be {noun}")
-  return record[name]
-
-
 def _text_field(where: str, record: Any, name: str) -> None:
-  value = _field(where, record, name, "text")
-  if not isinstance(value, str) or not value.strip():
+  value = sources.field(where, record, name, str, "text")
+  if not value.strip():
     raise ValueError(f"{where}: field {name!r} must be text, got {value!r:.60}")
 
 
 def _list_field(
   where: str, record: Any, name: str, known: Iterable[str]
 ) -> tuple[str, ...]:
-  value = _field(where, record, name, "a list")
-  if not isinstance(value, list) or any(item not in known for item in value):
+  value = sources.field(where, record, name, list, "a list")
+  if any(item not in known for item in value):
     raise ValueError(
       f"{where}: field {name!r} must be a list of names of lexicon.json, got "
       f"{value!r:.60}"
     )
   return tuple(value)
-
-
-def _check_id(where: str, record: Any, ids: dict[str, str], place: str) -> None:
-  if ids.setdefault(record["id"], place) != place:
-    raise ValueError(
-      f"{where}: field 'id' must be unique, {record['id']!r} is also that of "
-      f"{ids[record['id']]}"
-    )
 
 
 def _check_length(where: str, record: Any, name: str, limit: int) -> None:
@@ -256,10 +214,3 @@ def _check_length(where: str, record: Any, name: str, limit: int) -> None:
       f"{where}: field {name!r} must have at most {limit} characters, got "
       f"{len(record[name])}"
     )
-
-
-def _check_value(where: str, record: Any, name: str, allowed: tuple) -> None:
-  noun = f"one of {allowed}" if len(allowed) > 1 else repr(allowed[0])
-  value = _field(where, record, name, noun)
-  if isinstance(value, bool) or value not in allowed:
-    raise ValueError(f"{where}: field {name!r} must be {noun}, got {value!r}")

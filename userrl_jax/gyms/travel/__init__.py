@@ -3,8 +3,12 @@
 The names below are what `gyms.GYMS` expects of every gym's package.
 """
 
+import functools
+from typing import NoReturn
+
 from userrl_jax import config
 from userrl_jax import types
+from userrl_jax.gyms import sources
 from userrl_jax.gyms.travel import canned
 from userrl_jax.gyms.travel import generate
 from userrl_jax.gyms.travel import gym
@@ -26,20 +30,18 @@ def load_tasks(
     ValueError: when the settings name a folder: whether a text asks for a
       wish of UserRL's own trips takes a model to judge.
   """
-  is_train = split == "train"
-  count = settings.num_train_tasks if is_train else settings.num_test_tasks
-  if settings.tasks == "generated":
-    levels = tuple(settings.levels)
-    return list(generate.tasks(seed, levels, split, count))
-  if settings.tasks != "pack":
-    raise ValueError(
-      "gyms.tasks of gym 'travel' must be 'generated' or 'pack', got "
-      f"{settings.tasks!r}; the trips that UserRL released have no wishes "
-      "that rules could check"
-    )
-  chosen = [
-    task
-    for task in pack.read()
-    if task.split == split and task.level in settings.levels
-  ]
-  return chosen[:count]
+  return sources.load(
+    settings,
+    split,
+    functools.partial(generate.tasks, seed),
+    pack.read,
+    _read_folder,
+  )
+
+
+def _read_folder(folder: str) -> NoReturn:
+  raise ValueError(
+    "gyms.tasks of gym 'travel' must be 'generated' or 'pack', got "
+    f"{folder!r}; the trips that UserRL released have no wishes that rules "
+    "could check"
+  )

@@ -19,11 +19,11 @@ import random
 from typing import Any
 
 from userrl_jax import types
+from userrl_jax.gyms import sources
 from userrl_jax.gyms.travel import lexicon
 from userrl_jax.gyms.travel import scenario
 
-SPLITS = ("train", "fresh", "dev", "test")
-LEVELS = (1, 2, 3)
+SPLITS, LEVELS = sources.SPLITS, sources.LEVELS
 
 # Level 1: twelve topics, of three aspects with four each, times six layouts,
 # the places of the two options out of four that have the wished topic.
@@ -73,17 +73,8 @@ def tasks(
   Raises:
     ValueError: when an argument is out of range, or there are not so many.
   """
-  if split not in SPLITS:
-    raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-  if not levels or any(level not in LEVELS for level in levels):
-    raise ValueError(f"levels must be some of {LEVELS}, got {tuple(levels)}")
-  streams = {
-    level: _records(seed, level, split) for level in dict.fromkeys(levels)
-  }
-  return tuple(
-    scenario.task(next(streams[levels[i % len(levels)]]))
-    for i in range(max(0, count))
-  )
+  draw = lambda level: map(scenario.task, _records(seed, level, split))
+  return sources.take_turns(draw, levels, split, count)
 
 
 def level_1_split(topic: int, layout: int) -> str:
