@@ -139,6 +139,7 @@ def test_a_narrow_model_of_that_vocabulary_trains(parts, config):
     small.engine,
     small.rollout.max_tokens_per_episode,
     parts.tokenizer.im_end_id,
+    parts.mesh,
   )
   parts = dataclasses.replace(parts, config=small, model=model, engine=engine)
   run = recorder.Recorder(parts, flags.Command((), "real_input.py", {}))

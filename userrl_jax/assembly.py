@@ -15,23 +15,19 @@ import pathlib
 import shutil
 
 import jax
-import numpy as np
 
 from userrl_jax import checkpoint
 from userrl_jax import config as config_lib
 from userrl_jax import demonstrate
-from userrl_jax import flags
 from userrl_jax import gyms
 from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax import users
 from userrl_jax.agents import base as agents
-from userrl_jax.agents import policy
 from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tokenizers
 from userrl_jax.inference import engine as engine_lib
 from userrl_jax.models import qwen3
-from userrl_jax.rollout import collect
 from userrl_jax.rollout import episode
 
 # Tasks whose dialogues the built-in tokenizer is trained on.
@@ -104,6 +100,7 @@ def build(config: config_lib.Config) -> Parts:
     config.engine,
     config.rollout.max_tokens_per_episode,
     tokenizer.im_end_id,
+    mesh,
   )
   return Parts(
     config=config,
@@ -184,48 +181,6 @@ def first_params(parts: Parts, folder: str | os.PathLike = "") -> qwen3.Params:
     shardings,
   )
   return checkpoint.load_params(folder, wanted)
-
-
-def collect_groups(
-  parts: Parts,
-  params: qwen3.Params,
-  tasks: Sequence[types.Task],
-  group_size: int,
-  temperature: float,
-  iteration: int,
-) -> list[types.Group]:
-  """Lets the policy play every task `group_size` times.
-
-  Raises:
-    SystemExit: with a message and code 2, when the user's set-up cannot work.
-  """
-
-  def make_agent(task, member, seed):
-    key = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
-    return policy.PolicyAgent(
-      parts.engine, parts.chat, parts.config.rollout, key
-    )
-
-  async def play() -> list[types.Group]:
-    async with (
-      parts.user.opened() as judge,
-      parts.engine.serving(params, temperature),
-    ):
-      return await collect.collect(
-        tasks,
-        group_size,
-        lambda name: gyms.make(name, parts.config.gyms, judge),
-        make_agent,
-        parts.episodes,
-        seed=parts.config.seed,
-        iteration=iteration,
-      )
-
-  try:
-    return asyncio.run(play())
-  except types.SetupError:
-    with flags.user_errors():
-      raise
 
 
 def use_compile_cache() -> None:

@@ -101,6 +101,9 @@ class Rollout:
   max_tokens_per_turn: int = 48
   max_tokens_per_episode: int = 512  # prompt, sampled and read ids together
   temperature: float = 1.0
+  # Iterations that collection may run ahead of the update: users think while
+  # the device learns. 0 is strictly on-policy, and the same in every run.
+  max_staleness: int = 0
   max_malformed: int = 2  # malformed calls answered with a reminder
   step_timeout_s: float = 60.0  # one gym step, its user included
   num_retries: int = 2  # of a gym step that failed without changing state
@@ -109,12 +112,16 @@ class Rollout:
 
 @dataclasses.dataclass
 class Engine:
-  """Shapes of the sampler."""
+  """Shapes of the sampler: of each device that has rows of its own."""
 
-  num_rows: int = 128  # KV rows: episodes alive at once
+  num_rows: int = 128  # KV rows: episodes whose history is kept
   num_lanes: int = 64  # rows that decode together
   decode_tokens: int = 16  # tokens a lane may sample in one device call
   extend_chunk: int = 128  # ids a row may read in one device call
+  extend_tokens: int = 256  # ids that all rows together may read in one
+  # When an episode needs a row and all are taken: wait for one, or give_up
+  # that of an episode whose user thinks; its history is then read again.
+  when_full: str = "wait"
 
 
 @dataclasses.dataclass
@@ -217,7 +224,10 @@ class Evaluation:
   splits: tuple[str, ...] = ("test",)  # of fresh, dev, test (and train)
   num_tasks: int = 128  # of each gym and split
   num_attempts: int = 1  # episodes a task
-  temperature: float = 1.0
+  temperature: float = 1.0  # 0 takes the likeliest token
+  top_k: int = 0  # only the k likeliest tokens; 0 is all
+  top_p: float = 1.0  # only the likeliest that together reach p; 1 is all
+  min_p: float = 0.0  # only those at least so likely, of the likeliest
 
 
 @dataclasses.dataclass

@@ -6,6 +6,7 @@ several gyms, every draw has each gym's share of them, as near as whole items
 allow.
 """
 
+import collections
 from collections.abc import Iterable, Mapping, Sequence
 import hashlib
 from typing import Any, Generic, TypeVar
@@ -55,6 +56,11 @@ class Stream(Generic[Item]):
         grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
       )
     )
+    # Draws taken from the iterator and not yet handed out, each with the
+    # place that it was taken at.
+    self._ahead: collections.deque[tuple[dict, list[Item]]] = (
+      collections.deque()
+    )
     digest = hashlib.sha256()
     for key in keys:
       digest.update(key.encode() + b"\n")
@@ -69,14 +75,33 @@ class Stream(Generic[Item]):
     return self
 
   def __next__(self) -> list[Item]:
-    return [self._items[place] for place in next(self._iterator)]
+    draw = self.peek(0)
+    self._ahead.popleft()
+    return draw
 
   def next(self) -> list[Item]:
     """Returns the next draw."""
     return self.__next__()
 
+  def peek(self, steps: int) -> list[Item]:
+    """Returns a draw that is still to come, which it leaves in the stream.
+
+    Args:
+      steps: 0 for the next draw, 1 for the one after it, ...
+    """
+    while len(self._ahead) <= steps:
+      place = dict(self._iterator.get_state())
+      draw = [self._items[i] for i in next(self._iterator)]
+      self._ahead.append((place, draw))
+    return self._ahead[steps][1]
+
   def get_state(self) -> dict[str, Any]:
-    """Returns the place in the stream, JSON-able, to resume from."""
+    """Returns the place in the stream, JSON-able, to resume from.
+
+    What was only peeked at is still to come.
+    """
+    if self._ahead:
+      return {**self._identity, "grain": self._ahead[0][0]}
     return {**self._identity, "grain": dict(self._iterator.get_state())}
 
   def set_state(self, state: Mapping[str, Any]) -> None:
@@ -94,6 +119,7 @@ class Stream(Generic[Item]):
           "run with the config and the tasks it began with"
         )
     self._iterator.set_state(dict(state["grain"]))
+    self._ahead.clear()
 
 
 class _Interleaved(grain.MapDataset):

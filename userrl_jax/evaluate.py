@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from userrl_jax import assembly
+from userrl_jax import collecting
 from userrl_jax import config as config_lib
 from userrl_jax import flags
 from userrl_jax import recorder
 from userrl_jax import statistics
 from userrl_jax import types
+from userrl_jax.inference import sampling
 from userrl_jax.models import qwen3
 
 # Iteration of evaluation episodes: apart from all that training draws.
@@ -60,12 +62,14 @@ def evaluate(
     earlier = recorder.read_evaluation(parts.folder, stage)
   if earlier is not None:
     return earlier
-  groups = assembly.collect_groups(
+  groups = collecting.play(
     parts,
     params,
     tasks,
     settings.num_attempts,
-    settings.temperature,
+    sampling.Sampling(
+      settings.temperature, settings.top_k, settings.top_p, settings.min_p
+    ),
     _ITERATION,
   )
   trajectories = [t for group in groups for t in group.trajectories]

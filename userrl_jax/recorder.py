@@ -154,6 +154,13 @@ class Recorder:
         "rollout/tokens_sampled": counters.tokens_sampled,
         "rollout/tokens_read": counters.tokens_read,
         "rollout/padding": counters.padding,
+        "rollout/tokens_forked": counters.tokens_forked,
+        "rollout/idle_share": counters.idle_share,
+        "rollout/lanes_busy": counters.lanes_busy / max(counters.lanes, 1),
+        "rollout/rows_held": counters.mean("rows_held"),
+        "rollout/rows_waiting": counters.mean("rows_waiting"),
+        "rollout/queued": counters.mean("queued"),
+        "rollout/rows_given_up": counters.rows_given_up,
         "rollout/programs": engine.num_programs(),
       }
     assert self._writers is not None

@@ -2,14 +2,16 @@
 
 Comes in: the mesh settings and a tree of arrays or shapes. Goes out: a
 `NamedSharding` for every leaf. Params and optimizer state are split by the
-table; rows of a batch are split over `data` and `fsdp`; the rest is replicated.
+table; rows of a batch, and the sampler's KV rows, are split over `data` and
+`fsdp`; the rest is replicated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from userrl_jax import config
@@ -105,6 +107,86 @@ def param_shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
 
   return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
+
+
+def sampling_shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Shards params in their sampling layout: over `tensor` alone.
+
+  Every device that has rows of its own holds all layers of its share of the
+  heads, so that sampling needs no other device's params.
+
+  Args:
+    tree: arrays or ShapeDtypeStructs, layers unstacked.
+    mesh: from `make_mesh`.
+
+  Returns:
+    A tree of NamedShardings.
+  """
+
+  def leaf_sharding(path, leaf):
+    names = [str(getattr(k, "key", getattr(k, "name", ""))) for k in path]
+    logical = PARAM_AXES.get(tuple(names[-2:]), ())
+    logical = [axis for axis in logical if axis != "layer"]
+    spec = [
+      MESH_AXES[axis]
+      if MESH_AXES[axis] == ("tensor",) and _divides(axis, size, mesh)
+      else None
+      for axis, size in zip(logical, leaf.shape, strict=False)
+    ]
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+
+  return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
+
+
+def cache_sharding(
+  mesh: jax.sharding.Mesh, num_kv_heads: int
+) -> jax.sharding.NamedSharding:
+  """Shards [S, N, ...] keys and values: rows, and heads where they divide."""
+  heads = "heads" if _divides("heads", num_kv_heads, mesh) else None
+  return jax.sharding.NamedSharding(
+    mesh,
+    jax.sharding.PartitionSpec(
+      MESH_AXES["row"], MESH_AXES[heads] if heads else None
+    ),
+  )
+
+
+def num_row_parts(mesh: jax.sharding.Mesh) -> int:
+  """Returns over how many devices, or groups of them, rows are split."""
+  return _num_parts("row", mesh)
+
+
+def by_rows(
+  tile: Callable[..., Any], mesh: jax.sharding.Mesh
+) -> Callable[..., Any]:
+  """Makes every device run a function on its own rows, without the others.
+
+  Args:
+    tile: `(params, *arrays) -> arrays`, all but params with rows as their
+      first axis; scalars are the same everywhere.
+    mesh: over whose `data` and `fsdp` the rows are split; `tensor` is left to
+      the compiler.
+
+  Returns:
+    The function of whole arrays.
+  """
+  if num_row_parts(mesh) == 1:
+    return tile
+  rows = jax.sharding.PartitionSpec(MESH_AXES["row"])
+  whole = jax.sharding.PartitionSpec()
+
+  def call(params, *arrays):
+    spec = lambda x: rows if jnp.ndim(x) else whole
+    return jax.shard_map(
+      tile,
+      mesh=mesh,
+      in_specs=(whole, *jax.tree.map(spec, arrays)),
+      out_specs=rows,
+      axis_names=set(MESH_AXES["row"]),
+      check_vma=False,
+    )(params, *arrays)
+
+  return call
 
 
 def row_sharding(

@@ -19,6 +19,7 @@ the same command, goes on where it was and ends with the same table.
 from collections.abc import Callable
 
 from userrl_jax import assembly
+from userrl_jax import collecting
 from userrl_jax import config as config_lib
 from userrl_jax import evaluate
 from userrl_jax import flags
@@ -59,32 +60,26 @@ def reinforce(
   measure: Measure,
 ) -> qwen3.Params:
   """Improves the policy by multi-turn GRPO; returns its params."""
-  config, group_size = parts.config, parts.config.grpo.group_size
+  config = parts.config
   state, update = stages.start(parts, stage)
   make_stream = lambda: stages.stream(parts, stage)
   state, tasks = run.begin(stage, state, make_stream, update)
-  for iteration in run.remaining():
-    if iteration == stage.also_after:
-      measure(stage.milestone, state.params)
-    groups = assembly.collect_groups(
-      parts,
-      state.params,
-      next(tasks),
-      group_size,
-      config.rollout.temperature,
-      iteration,
-    )
-    batch, packed = batching.pack(
-      groups,
-      config.packing,
-      group_size=group_size,
-      max_turns=config.gyms.max_turns,
-      num_tasks=stage.per_step,
-      capacity=stages.capacity(parts, stage),
-    )
-    state, metrics = update(state, batch)
-    run.record(iteration, metrics, packed, groups)
-    run.save_when_due(iteration + 1, state)
+  with collecting.ahead(parts, tasks, stage.num_steps) as collect:
+    for iteration in run.remaining():
+      if iteration == stage.also_after:
+        measure(stage.milestone, state.params)
+      groups = collect(iteration, state.params)
+      batch, packed = batching.pack(
+        groups,
+        config.packing,
+        group_size=config.grpo.group_size,
+        max_turns=config.gyms.max_turns,
+        num_tasks=stage.per_step,
+        capacity=stages.capacity(parts, stage),
+      )
+      state, metrics = update(state, batch)
+      run.record(iteration, metrics, packed, groups)
+      run.save_when_due(iteration + 1, state)
   return state.params
 
 

@@ -17,12 +17,14 @@ import pytest
 
 from userrl_jax import config as config_lib
 from userrl_jax import gyms
+from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax.agents import policy
 from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tokenizers
 from userrl_jax.chat import tool_calls
 from userrl_jax.inference import engine as engine_lib
+from userrl_jax.inference import sampling
 from userrl_jax.models import qwen3
 from userrl_jax.rollout import collect
 from userrl_jax.rollout import episode
@@ -96,18 +98,23 @@ def _scaled(layers, name, size):
 
 def _play(chat, model, params, limits=LIMITS, *, seed=0, group_size=6):
   engine = engine_lib.Engine(
-    model, ENGINE, LIMITS.max_tokens_per_episode, chat.tokenizer.im_end_id
+    model,
+    ENGINE,
+    LIMITS.max_tokens_per_episode,
+    chat.tokenizer.im_end_id,
+    sharding.make_mesh(config_lib.Mesh()),
   )
   tasks = gyms.load_tasks("function", GYMS, "train", 0)[:4]
   agents = []
 
   def make_agent(task, member, agent_seed):
     key = np.array([agent_seed >> 32, agent_seed & 0xFFFFFFFF], np.uint32)
-    agents.append(policy.PolicyAgent(engine, chat, limits, key))
+    how = sampling.Sampling(limits.temperature)
+    agents.append(policy.PolicyAgent(engine, chat, limits, key, how))
     return agents[-1]
 
   async def play():
-    async with engine.serving(params, limits.temperature):
+    async with engine.serving(params):
       return await collect.collect(
         tasks,
         group_size,
@@ -285,4 +292,4 @@ def test_play_is_repeatable_and_leaves_no_row(chat, model, params, played):
   assert ids(again) == ids(trajectories) != ids(other)
   for a, b in zip(again, trajectories, strict=True):
     np.testing.assert_array_equal(a.logprobs_T, b.logprobs_T)
-  assert len(engine._free) == ENGINE.num_rows
+  assert engine.num_rows_held == 0

@@ -9,6 +9,7 @@ from userrl_jax.chat import ledger as ledger_lib
 from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tool_calls
 from userrl_jax.inference import engine as engine_lib
+from userrl_jax.inference import sampling as sampling_lib
 
 
 class PolicyAgent:
@@ -20,6 +21,7 @@ class PolicyAgent:
     chat: chat_lib.Chat,
     limits: config.Rollout,
     key: np.ndarray,
+    sampling: sampling_lib.Sampling,
   ):
     """Makes an agent for one episode.
 
@@ -28,13 +30,13 @@ class PolicyAgent:
       chat: how dialogues are written as ids.
       limits: token budgets of a turn and of the episode.
       key: [2] uint32 data of the PRNG key that all its sampling comes from.
+      sampling: how its tokens are drawn.
     """
     self.ledger = ledger_lib.Ledger()
     self._engine = engine
     self._chat = chat
     self._limits = limits
-    self._key = key
-    self._row: engine_lib.Row | None = None
+    self._session = engine.open(key, sampling)
     self._unread: list[int] = []
     self._choices: tuple[str, ...] = ()
     self._num_turns = 0
@@ -47,17 +49,15 @@ class PolicyAgent:
     self._choices = choices
     ids = self._chat.prompt_ids(system, first, choices)
     base.check_prompt(len(ids), self._limits.max_tokens_per_episode)
-    self._row = await self._engine.open(self._key)
     self._read(ids)
 
   def has_room(self) -> bool:
     return self._has_room
 
   async def act(self) -> base.Reply:
-    assert self._row is not None
     room = self._room()
     budget = min(self._limits.max_tokens_per_turn, room)
-    sampled = await self._engine.sample(self._row, self._unread, budget)
+    sampled = await self._engine.sample(self._session, self._unread, budget)
     self._unread = []
     self.ledger.sample(sampled.token_ids, sampled.logprobs, self._num_turns)
     self._num_turns += 1
@@ -84,9 +84,7 @@ class PolicyAgent:
       self._read(ids)
 
   def close(self) -> None:
-    if self._row is not None:
-      self._engine.close(self._row)
-      self._row = None
+    self._engine.close(self._session)
 
   def _read(self, ids: list[int]) -> None:
     self.ledger.read(ids)

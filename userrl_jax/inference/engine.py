@@ -1,69 +1,41 @@
 """The sampler that episodes share: rows for histories, lanes for decoding.
 
-An episode opens a row, keeps it from its first turn to its last, and asks for
-turns; whatever is pending is batched into the next device call:
+An episode opens a session, keeps it from its first turn to its last, and asks
+for turns; whatever is pending is batched into the next device call:
 
   open -> sample(new ids) -> sample(new ids) -> ... -> close
 
 `serving(params)` runs the loop that does the device work; params are its
 argument, the engine keeps none. Device calls run in a thread, so users may
-think while rows decode. Results depend on a row's own ids and key, never on
-scheduling.
+think while rows decode. Results depend on a session's own ids and key, never
+on scheduling: `scheduler` says what a call does, `cache` does it.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 import contextlib
-import dataclasses
 import functools
+import time
 
 import jax
 import numpy as np
 
 from userrl_jax import config as config_lib
+from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax.inference import cache as cache_lib
+from userrl_jax.inference import counters as counters_lib
+from userrl_jax.inference import sampling as sampling_lib
+from userrl_jax.inference import scheduler
+from userrl_jax.models import attention
 from userrl_jax.models import qwen3
 
+Sampled = scheduler.Sampled
+Session = scheduler.Session
 
-@dataclasses.dataclass(frozen=True)
-class Sampled:
-  """One turn as sampled."""
-
-  token_ids: list[int]
-  logprobs: list[float]  # nats, under the distribution drawn from
-  stopped: bool  # ended by the stop id; False: its budget ran out
-
-
-@dataclasses.dataclass
-class Counters:
-  """What the engine did since they were last taken."""
-
-  tokens_sampled: int = 0
-  tokens_read: int = 0
-  positions_computed: int = 0  # of extend and decode, padding included
-  device_calls: int = 0
-
-  @property
-  def padding(self) -> float:
-    """Share of computed positions that held no real token."""
-    real = self.tokens_sampled + self.tokens_read
-    return 1 - real / max(self.positions_computed, 1)
-
-
-@dataclasses.dataclass(eq=False)
-class Row:
-  """An episode's place in the cache."""
-
-  index: int
-  order: int  # of opening; the queue's order, so that runs are repeatable
-  key_data: np.ndarray  # [2] uint32
-  num_written: int = 0  # positions whose keys and values are in the cache
-  unread: list[int] = dataclasses.field(default_factory=list)
-  budget: int = 0  # tokens it may still sample this turn
-  token_ids: list[int] = dataclasses.field(default_factory=list)
-  logprobs: list[float] = dataclasses.field(default_factory=list)
-  done: asyncio.Future | None = None  # set while a turn is being sampled
+# A decode call ends early when fewer of its lanes still sample: an idle lane
+# costs as much as a busy one, and a call's overhead is about one token.
+_MIN_BUSY = 0.75
 
 
 class Engine:
@@ -75,139 +47,186 @@ class Engine:
     settings: config_lib.Engine,
     max_length: int,
     stop_id: int,
+    mesh: jax.sharding.Mesh,
   ):
-    """Reserves the KV cache.
+    """Plans the KV cache.
 
     Args:
       model: shape of the model.
       settings: rows, lanes, and sizes of a device call.
-      max_length: positions a row can hold.
+      max_length: ids that a row can hold.
       stop_id: the id that ends a turn.
+      mesh: devices to sample on; rows are split over `data` and `fsdp`, heads
+        over `tensor`.
     """
-    self.counters = Counters()
+    self.counters = counters_lib.Counters()
     self._model = model
     self._settings = settings
     self._max_length = max_length
+    self._length = scheduler.cache_length(max_length, attention.CACHE_BLOCK)
     self._stop_id = stop_id
+    self._mesh = mesh
+    self._num_tiles = sharding.num_row_parts(mesh)
     self._cache: qwen3.Cache | None = None
-    self._free = list(range(settings.num_rows))
-    self._pending: list[Row] = []
+    self._layout: qwen3.Params | None = None
+    self._scheduler = scheduler.Scheduler(settings, self._num_tiles)
     self._num_opened = 0
-    self._freed = asyncio.Event()
     self._asked = asyncio.Event()
-    self._temperature = 1.0
+    self._device = asyncio.Lock()  # held during a device call
+    self._failure: Exception | None = None
+
+  @property
+  def cache_bytes(self) -> int:
+    """Returns what the KV rows of all devices take together."""
+    num_rows = self._settings.num_rows * self._num_tiles
+    return qwen3.cache_bytes(self._model, num_rows, self._length)
+
+  @property
+  def num_rows_held(self) -> int:
+    """Returns how many rows episodes have at the moment."""
+    return self._scheduler.num_holding
 
   @contextlib.asynccontextmanager
-  async def serving(
-    self, params: qwen3.Params, temperature: float
-  ) -> AsyncIterator[None]:
-    """Does the device work of all open rows while the context is entered.
+  async def serving(self, params: qwen3.Params) -> AsyncIterator[None]:
+    """Does the device work of all sessions while the context is entered.
+
+    A copy of the params in their sampling layout lives as long.
 
     Args:
       params: to sample with.
-      temperature: of every turn; 0 is greedy.
 
     Raises:
       Exception: what a device call raised; every waiting turn then ends in an
-        engine fault.
+        engine fault, and so does every later one.
     """
-    # Events belong to the loop that waits on them.
-    self._freed, self._asked = asyncio.Event(), asyncio.Event()
-    self._temperature = temperature
-    if self._cache is None:
-      self._cache = qwen3.init_cache(
-        self._model, self._settings.num_rows, self._max_length
-      )
-    loop = asyncio.create_task(self._serve(params))
+    # These belong to the loop that waits on them.
+    self._asked, self._device = asyncio.Event(), asyncio.Lock()
+    self._failure = None
+    self._lay_out(params)
+    loop = asyncio.create_task(self._serve())
     try:
       yield
     finally:
       loop.cancel()
       with contextlib.suppress(asyncio.CancelledError):
         await loop
+      self._layout = None
 
-  async def open(self, key: jax.Array | np.ndarray) -> Row:
-    """Waits for a free row.
+  async def swap(self, params: qwen3.Params) -> None:
+    """Samples with other params from the next device call on.
+
+    Rows keep what earlier params wrote: an episode lives across an update.
+    """
+    async with self._device:
+      self._lay_out(params)
+
+  def _lay_out(self, params: qwen3.Params) -> None:
+    self._layout = None  # freed before its successor is made
+    layout = _unstack(params, self._model)
+    # The engine's devices may be others than those that params come from.
+    where = sharding.sampling_shardings(layout, self._mesh)
+    self._layout = jax.device_put(layout, where)
+
+  def open(
+    self,
+    key: jax.Array | np.ndarray,
+    sampling: sampling_lib.Sampling | None = None,
+  ) -> Session:
+    """Begins a session; a row is given to it when it first asks for a turn.
 
     Args:
       key: [2] uint32 data of the PRNG key that all its sampling comes from.
+      sampling: how its tokens are drawn; by default from the model itself.
     """
-    while not self._free:
-      self._freed.clear()
-      await self._freed.wait()
     self._num_opened += 1
-    return Row(self._free.pop(), self._num_opened, np.asarray(key, np.uint32))
+    return Session(
+      self._num_opened,
+      np.asarray(key, np.uint32),
+      sampling or sampling_lib.Sampling(),
+    )
 
-  def close(self, row: Row) -> None:
-    """Gives the row to the next episode."""
-    if row in self._pending:
-      self._pending.remove(row)
-    self._free.append(row.index)
-    self._freed.set()
+  def close(self, session: Session) -> None:
+    """Ends a session, also in the middle of a turn; its row is free."""
+    self._scheduler.release(session)
+    self._asked.set()
 
-  async def sample(self, row: Row, new_ids: list[int], budget: int) -> Sampled:
-    """Reads ids into a row, then samples a turn.
+  async def sample(
+    self, session: Session, new_ids: list[int], budget: int
+  ) -> Sampled:
+    """Reads ids into a session, then samples a turn.
 
     Args:
-      row: an open row with no turn under way.
+      session: an open one with no turn under way.
       new_ids: ids to read first; at least one.
       budget: ids it may sample, at least 1.
 
     Raises:
-      ValueError: when the row cannot hold that many ids.
+      ValueError: when a row cannot hold that many ids.
       types.FaultError: ENGINE_ERROR when a device call failed.
     """
-    assert row.done is None and new_ids and budget > 0
-    # The last id of the turn before was sampled but not yet read.
-    unread = row.unread + list(new_ids)
-    if row.num_written + len(unread) + budget > self._max_length:
+    assert session.done is None and new_ids and budget > 0
+    num_ids = len(session.token_ids)
+    if num_ids + len(new_ids) + budget > self._max_length:
       raise ValueError(
-        f"a row holds {self._max_length} ids, got {row.num_written} written, "
-        f"{len(unread)} to read and a budget of {budget}; lower the budget"
+        f"a row holds {self._max_length} ids, got {num_ids} so far, "
+        f"{len(new_ids)} to read and a budget of {budget}; lower the budget"
       )
-    row.unread, row.budget = unread, budget
-    row.token_ids, row.logprobs = [], []
-    row.done = asyncio.get_running_loop().create_future()
-    self._pending.append(row)
+    if self._failure is not None:
+      raise _fault(self._failure)
+    session.token_ids += map(int, new_ids)
+    session.budget, session.turn_start = budget, len(session.token_ids)
+    session.logprobs, session.model_logprobs = [], []
+    session.done = asyncio.get_running_loop().create_future()
+    self._scheduler.ask(session)
     self._asked.set()
     try:
-      return await row.done
+      return await session.done
     finally:
-      row.done = None
+      self._scheduler.withdraw(session)
+      session.done = None
 
   def num_programs(self) -> int:
     """Returns how many programs the device calls have compiled so far."""
-    return cache_lib.extend._cache_size() + cache_lib.decode._cache_size()
+    return cache_lib.num_programs()
 
-  def take_counters(self) -> Counters:
+  def take_counters(self) -> counters_lib.Counters:
     """Returns the counters and starts them anew."""
-    taken, self.counters = self.counters, Counters()
+    taken, self.counters = self.counters, counters_lib.Counters()
     return taken
 
-  async def _serve(self, params: qwen3.Params) -> None:
+  async def _serve(self) -> None:
     in_thread = functools.partial(
       asyncio.get_running_loop().run_in_executor, None
     )
+    last = time.monotonic()
     while True:
       await self._settle()
-      if not self._pending:
+      given_up = self._scheduler.num_given_up
+      call = self._scheduler.next_call()
+      if call is None:
         self._asked.clear()
         await self._asked.wait()
         continue
-      self._pending.sort(key=lambda row: row.order)
-      reading = [row for row in self._pending if len(row.unread) > 1]
+      self.counters.rows_given_up += self._scheduler.num_given_up - given_up
+      begun = time.monotonic()
       try:
-        if reading:
-          lanes = reading[: self._settings.num_lanes]
-          await in_thread(self._extend, params, lanes)
-        else:
-          lanes = self._pending[: self._settings.num_lanes]
-          await in_thread(self._decode, params, lanes)
+        async with self._device:
+          await in_thread(self._run, call)
       except Exception as error:
         self._fail(error)
         raise
-      for row in lanes:
-        self._finish(row)
+      ended = time.monotonic()
+      counters = self.counters
+      counters.device_calls += 1
+      counters.idle_s += begun - last
+      counters.busy_s += ended - begun
+      counters.rows_held += self._scheduler.num_holding
+      counters.rows_waiting += self._scheduler.num_waiting
+      counters.queued += sum(not s.has_row for s in self._scheduler.asking)
+      last = ended
+      scheduler.finish_turns(
+        call.sessions, self._stop_id, self._scheduler.withdraw
+      )
 
   async def _settle(self) -> None:
     """Lets every episode that can go on do so before the next call.
@@ -219,104 +238,152 @@ class Engine:
     for _ in range(4):
       await asyncio.sleep(0)
 
-  def _finish(self, row: Row) -> None:
-    stopped = bool(row.token_ids) and row.token_ids[-1] == self._stop_id
-    if row not in self._pending or not (stopped or row.budget == 0):
-      return
-    self._pending.remove(row)
-    if row.done is not None and not row.done.done():
-      row.done.set_result(Sampled(row.token_ids, row.logprobs, stopped))
-
   def _fail(self, error: Exception) -> None:
-    for row in self._pending:
-      if row.done is not None and not row.done.done():
-        row.done.set_exception(
-          types.FaultError(types.Fault.ENGINE_ERROR, repr(error))
-        )
-    self._pending.clear()
+    self._failure = error
+    self._cache = None  # a failed call may have taken it along
+    self._scheduler.forget()
+    for session in self._scheduler.asking:
+      self._scheduler.withdraw(session)
+      if session.done is not None and not session.done.done():
+        session.done.set_exception(_fault(error))
 
-  def _extend(self, params: qwen3.Params, lanes: list[Row]) -> None:
+  def _run(self, call: scheduler.Call) -> None:
+    """Runs a device call and books what came of it."""
+    if self._cache is None:
+      self._cache = cache_lib.init(
+        config=self._model,
+        mesh=self._mesh,
+        num_rows=self._settings.num_rows,
+        length=self._length,
+      )
+    run = {
+      scheduler.Kind.EXTEND: self._extend,
+      scheduler.Kind.DECODE: self._decode,
+      scheduler.Kind.FORK: self._fork,
+    }[call.kind]
+    run(call)
+
+  def _extend(self, call: scheduler.Call) -> None:
     """Reads a chunk of every lane's ids, all but its last."""
-    most = max(len(row.unread) - 1 for row in lanes)
-    chunk = self._settings.extend_chunk
-    T = types.round_up_length(min(most, chunk), chunk, smallest=32)
-    B = self._settings.num_lanes
+    lanes = self._lanes(call, self._scheduler.num_lanes(call.chunk))
+    B, T = len(lanes), call.chunk
     tokens_BT = np.zeros((B, T), np.int32)
     counts_B = np.zeros(B, np.int32)
-    for i, row in enumerate(lanes):
-      part = row.unread[: min(len(row.unread) - 1, T)]
+    starts_B = np.zeros(B, np.int32)
+    for i, session in enumerate(lanes):
+      if session is None:
+        continue
+      starts_B[i] = session.num_written
+      part = session.token_ids[session.num_written : -1][:T]
       tokens_BT[i, : len(part)] = part
       counts_B[i] = len(part)
-    starts_B = self._starts(lanes)
     self._cache = cache_lib.extend(
-      params,
+      self._layout,
       self._cache,
       self._rows(lanes),
       tokens_BT,
       starts_B,
       counts_B,
       config=self._model,
-      length=self._length(int((starts_B + counts_B).max())),
+      mesh=self._mesh,
+      length=self._call_length(int((starts_B + counts_B).max())),
     )
-    for row, count in zip(lanes, counts_B.tolist(), strict=False):
-      del row.unread[:count]
-      row.num_written += count
+    jax.block_until_ready(self._cache)
+    for i, session in enumerate(lanes):
+      if session is not None and session.has_row:
+        session.num_written += int(counts_B[i])
     self.counters.tokens_read += int(counts_B.sum())
     self.counters.positions_computed += B * T
-    self.counters.device_calls += 1
+    self.counters.extend_positions += B * T
 
-  def _decode(self, params: qwen3.Params, lanes: list[Row]) -> None:
+  def _fork(self, call: scheduler.Call) -> None:
+    """Copies prompts from rows that hold them."""
+    lanes = self._lanes(call, self._scheduler.num_lanes(scheduler.SMALL_CHUNK))
+    sources = [s and call.sources[s] for s in lanes]
+    self._cache = cache_lib.fork(
+      self._cache, self._rows(sources), self._rows(lanes), mesh=self._mesh
+    )
+    jax.block_until_ready(self._cache)
+    for session in call.sessions:
+      if session.has_row:
+        session.num_written = len(session.prompt) - 1
+        self.counters.tokens_forked += session.num_written
+
+  def _decode(self, call: scheduler.Call) -> None:
     """Samples some tokens in every lane."""
     n = self._settings.decode_tokens
-    B = self._settings.num_lanes
-    pad = lambda values: np.array(values + [0] * (B - len(lanes)), np.int32)
-    starts_B = self._starts(lanes)
-    budgets_B = pad([row.budget for row in lanes])
+    lanes = self._lanes(call, self._scheduler.num_lanes())
+    B = len(lanes)
+    column = lambda value, dtype=np.int32: np.array(
+      [0 if s is None else value(s) for s in lanes], dtype
+    )
+    starts_B = column(lambda s: s.num_written)
+    budgets_B = column(lambda s: s.budget)
     key_data_B = np.zeros((B, 2), np.uint32)
-    for i, row in enumerate(lanes):
-      key_data_B[i] = row.key_data
+    for i, session in enumerate(lanes):
+      if session is not None:
+        key_data_B[i] = session.key_data
     ends_B = starts_B + np.minimum(budgets_B, n)
+    idle = sampling_lib.Sampling()
     self._cache, decoded = cache_lib.decode(
-      params,
+      self._layout,
       self._cache,
-      self._rows(lanes),
-      pad([row.unread[0] for row in lanes]),
-      starts_B,
-      budgets_B,
-      key_data_B,
-      np.float32(self._temperature),
+      cache_lib.Lanes(
+        rows_B=self._rows(lanes),
+        current_B=column(lambda s: s.token_ids[-1]),
+        starts_B=starts_B,
+        budgets_B=budgets_B,
+        key_data_B=key_data_B,
+        knobs=sampling_lib.knobs([s.sampling if s else idle for s in lanes]),
+      ),
       np.int32(self._stop_id),
+      np.float32(_MIN_BUSY),
       config=self._model,
-      length=self._length(int(ends_B.max())),
+      mesh=self._mesh,
+      length=self._call_length(int(ends_B.max())),
       num_tokens=n,
     )
-    token_ids_Bn, logprobs_Bn = jax.device_get(decoded)
-    num_steps = 0
-    for i, row in enumerate(lanes):
-      count = int((token_ids_Bn[i] >= 0).sum())
-      ids = token_ids_Bn[i, :count].tolist()
-      row.token_ids += ids
-      row.logprobs += logprobs_Bn[i, :count].tolist()
-      row.unread = ids[-1:]
-      row.num_written += count
-      row.budget -= count
-      num_steps = max(num_steps, count)
-      self.counters.tokens_sampled += count
-    self.counters.positions_computed += B * num_steps
-    self.counters.device_calls += 1
-
-  def _rows(self, lanes: list[Row]) -> np.ndarray:
-    """Returns [B] int32 row indices; num_rows for idle lanes."""
-    rows_B = np.full(
-      self._settings.num_lanes, self._settings.num_rows, np.int32
+    token_ids_Bn, logprobs_Bn, model_logprobs_Bn = jax.device_get(decoded)
+    counts_B = (token_ids_Bn >= 0).sum(1)
+    for i, session in enumerate(lanes):
+      count = int(counts_B[i])
+      if session is None or not session.has_row:
+        continue
+      session.token_ids += token_ids_Bn[i, :count].tolist()
+      session.logprobs += logprobs_Bn[i, :count].tolist()
+      session.model_logprobs += model_logprobs_Bn[i, :count].tolist()
+      session.num_written += count
+      session.budget -= count
+    num_steps = counts_B.reshape(self._num_tiles, -1).max(1)
+    self.counters.tokens_sampled += int(counts_B.sum())
+    self.counters.positions_computed += int(num_steps.sum()) * (
+      B // self._num_tiles
     )
-    rows_B[: len(lanes)] = [row.index for row in lanes]
-    return rows_B
 
-  def _starts(self, lanes: list[Row]) -> np.ndarray:
-    starts_B = np.zeros(self._settings.num_lanes, np.int32)
-    starts_B[: len(lanes)] = [row.num_written for row in lanes]
-    return starts_B
+  def _lanes(self, call: scheduler.Call, per_tile: int) -> list[Session | None]:
+    """Returns the lanes of all tiles in a row; None is idle."""
+    lanes: list[Session | None] = []
+    for tile in call.tiles:
+      lanes += tile + [None] * (per_tile - len(tile))
+    self.counters.lanes += len(lanes)
+    self.counters.lanes_busy += len(call.sessions)
+    return lanes
 
-  def _length(self, needed: int) -> int:
-    return types.round_up_length(needed, self._max_length, smallest=256)
+  def _rows(self, lanes: list[Session | None]) -> np.ndarray:
+    """Returns [B] int32 row indices; num_rows for idle lanes."""
+    none = self._settings.num_rows
+    return np.array(
+      [s.row if s is not None and s.has_row else none for s in lanes], np.int32
+    )
+
+  def _call_length(self, needed: int) -> int:
+    return scheduler.call_length(needed, self._length, attention.CACHE_BLOCK)
+
+
+@functools.partial(jax.jit, static_argnames=("config",))
+def _unstack(params: qwen3.Params, config: qwen3.Config) -> qwen3.Params:
+  return qwen3.sampling_layout(params, config)
+
+
+def _fault(error: Exception) -> types.FaultError:
+  return types.FaultError(types.Fault.ENGINE_ERROR, repr(error))

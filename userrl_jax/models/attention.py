@@ -4,8 +4,13 @@ Two forms: over packed rows (training) and over KV rows (sampling). Both take
 grouped queries, mask, and do the softmax in float32.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+
+# Positions of a KV row whose products are summed together.
+CACHE_BLOCK = 256
 
 # Added to scores that must not be seen; finite, so that a padding row whose
 # keys are all hidden gives numbers instead of NaN.
@@ -78,9 +83,14 @@ def cached(
   products then run over contiguous memory (7 times faster on a CPU than
   `[B, C, N, d]`).
 
+  Sums over C are sums over blocks of `CACHE_BLOCK` positions, added in order;
+  a block that no query sees adds an exact 0. So the result for a row is the
+  same to the bit however much longer the rows beside it made the call.
+
   Args:
     q_BTHd: [B, T, H, d] queries; H is a multiple of N.
-    keys_BNdC: [B, N, d, C] keys, entry c holds position c of the row.
+    keys_BNdC: [B, N, d, C] keys, entry c holds position c of the row; C is at
+      most one block, or a multiple of it.
     values_BNCd: [B, N, C, d] values.
     positions_BT: [B, T] int32, position of each query in its row.
 
@@ -90,6 +100,8 @@ def cached(
   B, T, H, d = q_BTHd.shape
   N, C = values_BNCd.shape[1:3]
   G = H // N
+  c = min(C, CACHE_BLOCK)
+  assert C % c == 0
   q_BNGTd = q_BTHd.reshape(B, T, N, G, d).transpose(0, 2, 3, 1, 4) * d**-0.5
   scores_BNGTC = jnp.einsum(
     "bngtd,bndc->bngtc",
@@ -99,6 +111,21 @@ def cached(
   )
   seen_BTC = jnp.arange(C)[None, None] <= positions_BT[:, :, None]
   scores_BNGTC = jnp.where(seen_BTC[:, None, None], scores_BNGTC, _HIDDEN)
-  weights_BNGTC = jax.nn.softmax(scores_BNGTC).astype(values_BNCd.dtype)
-  out_BNGTd = jnp.einsum("bngtc,bncd->bngtd", weights_BNGTC, values_BNCd)
-  return out_BNGTd.transpose(0, 3, 1, 2, 4).reshape(B, T, H, d)
+  weights_BNGTC = jnp.exp(scores_BNGTC - scores_BNGTC.max(-1, keepdims=True))
+  weights_BNMkc = weights_BNGTC.reshape(B, N, G * T, C // c, c)
+  total_BNM = _sum_in_order(weights_BNMkc.sum(-1), axis=3)
+  out_BNkMd = jnp.matmul(
+    weights_BNMkc.swapaxes(2, 3).astype(values_BNCd.dtype),
+    values_BNCd.reshape(B, N, C // c, c, d),
+    preferred_element_type=jnp.float32,
+  )
+  out_BNMd = _sum_in_order(out_BNkMd, axis=2) / total_BNM[..., None]
+  out_BNGTd = out_BNMd.reshape(B, N, G, T, d)
+  out_BTHd = out_BNGTd.transpose(0, 3, 1, 2, 4).reshape(B, T, H, d)
+  return out_BTHd.astype(values_BNCd.dtype)
+
+
+def _sum_in_order(x: jax.Array, axis: int) -> jax.Array:
+  """Sums over an axis from first to last, never as a tree."""
+  parts = jnp.moveaxis(x, axis, 0)
+  return functools.reduce(jnp.add, [parts[i] for i in range(x.shape[axis])])

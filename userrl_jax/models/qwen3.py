@@ -8,7 +8,8 @@ Params come in as an argument everywhere; nothing here keeps them (law L3):
   head/kernel     [D, V], only when the head is not tied to the embedding
 
 The learner scans the stacked layers, so compile time does not grow with depth;
-sampling unrolls them, because a scan that returns each layer's cache copies it.
+sampling unrolls them, because a scan that returns each layer's cache copies it,
+and takes them unstacked and in the compute dtype (`sampling_layout`).
 """
 
 from collections.abc import Callable
@@ -23,6 +24,9 @@ import jax.numpy as jnp
 from userrl_jax.models import attention
 
 Params = Any
+
+# A logit of no probability; finite, since 0 * -inf is no number.
+_NEVER = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,9 @@ class Config:
   rms_norm_eps: float = 1e-6
   dtype: str = "float32"  # compute dtype; params are float32
   remat: str = "none"  # none, or full: keep only each layer's input
+  # Ids that the tokenizer has; those above, which only round the vocabulary
+  # up, get no probability. 0 is all.
+  num_ids: int = 0
 
 
 class Cache(NamedTuple):
@@ -127,13 +134,43 @@ def init(config: Config, key: jax.Array) -> Params:
 
 
 def init_cache(config: Config, num_rows: int, length: int) -> Cache:
-  """Makes an empty cache of `num_rows` rows of `length` positions."""
+  """Makes an empty cache of `num_rows` rows of `length` positions.
+
+  Its bytes are `cache_bytes`.
+  """
   S, N, d, C = num_rows, config.num_kv_heads, config.head_dim, length
   dtype = config.dtype
   return Cache(
     tuple(jnp.zeros((S, N, d, C), dtype) for _ in range(config.num_layers)),
     tuple(jnp.zeros((S, N, C, d), dtype) for _ in range(config.num_layers)),
   )
+
+
+def cache_bytes(config: Config, num_rows: int, length: int) -> int:
+  """Returns what a cache takes."""
+  position = 2 * config.num_kv_heads * config.head_dim
+  size = jnp.dtype(config.dtype).itemsize
+  return config.num_layers * num_rows * length * position * size
+
+
+def sampling_layout(params: Params, config: Config) -> Params:
+  """Lays params out for sampling: a tree a layer, in the compute dtype.
+
+  A slice of the stacked layers would be copied by every device call. The copy
+  lives as long as a collection does.
+  """
+
+  def cast(leaf):
+    # Norms compute in float32, with scales as the learner has them. Nothing
+    # of the layout shares memory with params: an update may donate those.
+    dtype = leaf.dtype if leaf.ndim < 2 else config.dtype
+    return jnp.array(leaf, dtype, copy=True)
+
+  layers = [
+    jax.tree.map(lambda leaf: cast(leaf[i]), params["layers"])  # noqa: B023
+    for i in range(config.num_layers)
+  ]
+  return jax.tree.map(cast, params | {"layers": ()}) | {"layers": tuple(layers)}
 
 
 def forward(
@@ -150,7 +187,8 @@ def forward(
   (KV rows, layers unrolled) is given.
 
   Args:
-    params: the tree of the module's docstring.
+    params: the tree of the module's docstring; with a cache, its
+      `sampling_layout`.
     config: shape of the model.
     tokens_BT: [B, T] int32 token ids.
     positions_BT: [B, T] int32 positions within their sequence. With a cache, a
@@ -180,8 +218,7 @@ def forward(
     x_BTD, _ = jax.lax.scan(layer, x_BTD, params["layers"])
   else:
     keys, values = [], []
-    for i in range(config.num_layers):
-      layer_params = jax.tree.map(lambda leaf: leaf[i], params["layers"])  # noqa: B023
+    for i, layer_params in enumerate(params["layers"]):
       attend = functools.partial(
         _attend_cached, cache.keys[i], cache.values[i], positions_BT
       )
@@ -210,9 +247,15 @@ def unembedding(params: Params, config: Config) -> jax.Array:
 
 
 def logits(params: Params, config: Config, hidden: jax.Array) -> jax.Array:
-  """Turns [..., D] hidden states to [..., V] float32 logits."""
+  """Turns [..., D] hidden states to [..., V] float32 logits.
+
+  Those of ids that the tokenizer lacks give them no probability.
+  """
   kernel_DV = unembedding(params, config).astype(config.dtype)
-  return jnp.matmul(hidden, kernel_DV, preferred_element_type=jnp.float32)
+  x = jnp.matmul(hidden, kernel_DV, preferred_element_type=jnp.float32)
+  if 0 < config.num_ids < config.vocab_size:
+    x = jnp.where(jnp.arange(config.vocab_size) < config.num_ids, x, _NEVER)
+  return x
 
 
 def rotary(
