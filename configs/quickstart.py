@@ -29,7 +29,11 @@ def get_config() -> config_lib.Config:
     row_length=288, rows_per_micro_batch=4, logprob_chunk=288
   )
   c.engine = config_lib.Engine(
-    num_rows=144, num_lanes=144, decode_tokens=8, extend_chunk=48
+    num_rows=144,
+    num_lanes=72,
+    decode_tokens=16,
+    extend_chunk=64,
+    extend_tokens=512,
   )
   sft = config_lib.Optimizer(
     learning_rate=2e-3, schedule="cosine", warmup_steps=20, b2=0.95

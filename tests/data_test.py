@@ -172,3 +172,17 @@ def test_two_tasks_of_one_id_are_refused():
     data.task_stream([*tasks, tasks[1]], 2, 0)
   both = [*tasks, *make_tasks(3, "travel")]
   assert len(data.task_stream(both, 6, 0).next()) == 6
+
+
+def test_what_was_peeked_at_is_still_to_come():
+  stream, plain = (data.task_stream(make_tasks(12), 4, seed=0) for _ in "ab")
+  peeked = [stream.peek(i) for i in (2, 0, 1, 4)]
+  state = stream.get_state()
+  draws = ids(take(plain, 6))
+  assert ids(peeked) == [draws[i] for i in (2, 0, 1, 4)]
+  assert ids(take(stream, 2)) == draws[:2]
+  resumed = data.task_stream(make_tasks(12), 4, seed=0)
+  resumed.set_state(json.loads(json.dumps(state)))
+  assert ids(take(resumed, 6)) == draws
+  resumed.set_state(stream.get_state())
+  assert ids(take(resumed, 4)) == draws[2:]

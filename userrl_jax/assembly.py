@@ -6,6 +6,8 @@ engine, all checked against each other before anything compiles.
 
 import asyncio
 from collections.abc import Sequence
+import contextlib
+import ctypes
 import dataclasses
 import itertools
 import json
@@ -13,6 +15,7 @@ import logging
 import os
 import pathlib
 import shutil
+import sys
 
 import jax
 
@@ -32,6 +35,8 @@ from userrl_jax.rollout import episode
 
 # Tasks whose dialogues the built-in tokenizer is trained on.
 _NUM_CORPUS_TASKS = 200
+# Of mallopt(3).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 # Fields that the system prompts of gyms may depend on.
 _IN_PROMPTS = (
   "chat.profile",
@@ -72,6 +77,7 @@ def build(config: config_lib.Config) -> Parts:
     ValueError: when folders, tasks, tokenizer, model or mesh do not fit.
   """
   use_compile_cache()
+  _keep_freed_memory()
   # Orbax warns that a checkpoint opened for reading is opened for reading.
   logging.getLogger("absl").setLevel(logging.ERROR)
   folder = pathlib.Path(config.out_dir)
@@ -190,6 +196,21 @@ def use_compile_cache() -> None:
     folder = pathlib.Path(home) / "userrl_jax" / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _keep_freed_memory() -> None:
+  """Asks glibc to keep what is freed, where computing is done on the CPU.
+
+  By default it gives every large buffer back and faults it in again at the
+  next call, page by page, which costs a sixth of a run's time.
+  """
+  if jax.default_backend() != "cpu" or not sys.platform.startswith("linux"):
+    return
+  with contextlib.suppress(OSError, AttributeError):  # another C library
+    mallopt = ctypes.CDLL("libc.so.6").mallopt
+    mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that it takes
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TOP_PAD, 2**26)
 
 
 def _tokenizer(

@@ -176,6 +176,7 @@ class ColdStart:
   """Supervised fine-tuning on ranked oracle demonstrations."""
 
   num_steps: int = 200
+  num_tasks: int = 0  # training tasks that are demonstrated; 0 is all
   num_tries: int = 2  # demonstrations made a task
   top_k: int = 1  # of them kept, best first
   noise: float = 0.15  # share of turns with a random canned move

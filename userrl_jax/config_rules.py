@@ -75,6 +75,7 @@ _NUMBERS = {
   "Optimizer.b2": _BELOW_ONE,
   "Optimizer.weight_decay": _NOT_NEGATIVE,
   "Base.num_copies": _NOT_NEGATIVE,
+  "ColdStart.num_tasks": _NOT_NEGATIVE,
   "ColdStart.noise": _SHARE,
   "Grpo.clip_low": _BELOW_ONE,
   "Grpo.dual_clip": ("above 1", lambda x: x > 1),

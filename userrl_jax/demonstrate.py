@@ -143,7 +143,7 @@ def ranked(
   )
   groups = _play(
     config,
-    tasks,
+    tasks[: config.cold_start.num_tasks or None],
     config.cold_start.num_tries,
     chat,
     settings,

@@ -11,8 +11,7 @@ from userrl_jax.models import attention
 def _inputs(B, T, H, N, d, C):
   rng = np.random.default_rng(0)
   normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
-  starts_B1 = rng.integers(0, 200 - T, (B, 1))
-  positions_BT = starts_B1 + np.arange(T)
+  positions_BT = rng.integers(0, 200 - T, (B, 1)) + np.arange(T)
   return (
     normal(B, T, H, d),
     normal(B, N, d, C),

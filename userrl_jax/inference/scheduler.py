@@ -28,7 +28,7 @@ from userrl_jax import types
 from userrl_jax.inference import sampling
 
 # The small size of an extend call; a session's last piece is rounded up to it.
-SMALL_CHUNK = 32
+SMALL_CHUNK = 16
 
 
 class Kind(enum.StrEnum):

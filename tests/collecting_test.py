@@ -1,0 +1,129 @@
+"""Collecting ahead of the update: bounded, complete, and it resumes."""
+
+import asyncio
+import json
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from userrl_jax import assembly
+from userrl_jax import collecting
+from userrl_jax import config as config_lib
+from userrl_jax import config_rules
+from userrl_jax import data
+from userrl_jax import flags
+from userrl_jax import recorder
+from userrl_jax import report
+from userrl_jax import stages
+from userrl_jax import train
+from userrl_jax.gyms import function
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def _config(folder, staleness, iterations=4):
+  c = config_lib.Config(out_dir=str(folder), stages=("cold_start", "grpo"))
+  c.model.num_layers = 1
+  c.gyms.num_train_tasks = 12
+  c.gyms.num_test_tasks = 4
+  c.gyms.max_turns = 3
+  c.rollout.max_tokens_per_turn = 24
+  c.rollout.max_tokens_per_episode = 320
+  c.rollout.max_staleness = staleness
+  c.engine = config_lib.Engine(num_rows=24, num_lanes=8, decode_tokens=8)
+  c.packing = config_lib.Packing(row_length=320, logprob_chunk=64)
+  c.cold_start.num_steps = 2
+  c.cold_start.episodes_per_step = 8
+  c.cold_start.optimizer = config_lib.Optimizer()
+  c.grpo.num_iterations = iterations
+  c.grpo.tasks_per_iteration = 3
+  c.grpo.group_size = 2
+  c.evaluation.num_tasks = 2
+  c.checkpoint.every_steps = 1
+  return c
+
+
+def _run(config):
+  """Trains; returns the metrics of GRPO."""
+  config_rules.validate(config)
+  train.main(config, flags.Command((), "recipe.py", {}))
+  text = (assembly.pathlib.Path(config.out_dir) / "metrics.jsonl").read_text()
+  lines = [json.loads(line) for line in text.splitlines()]
+  return [x for x in lines if x["stage"] == "grpo"]
+
+
+@pytest.fixture
+def slow_users(monkeypatch):
+  """Lets users of Function think, and notes who plays while they do."""
+  playing = []
+  step = function.Gym.step
+
+  async def thinking(gym, action):
+    playing.append(gym)
+    await asyncio.sleep(0.05)
+    return await step(gym, action)
+
+  monkeypatch.setattr(function.Gym, "step", thinking)
+  return playing
+
+
+def test_ahead_plays_every_task_once_within_the_bound(tmp_path, monkeypatch):
+  played, updates = [], [0]
+  play = collecting.collect.collect
+
+  async def noted(tasks, *args, iteration, **kwargs):
+    played.append((iteration, updates[0], [t.id for t in tasks]))
+    return await play(tasks, *args, iteration=iteration, **kwargs)
+
+  monkeypatch.setattr(collecting.collect, "collect", noted)
+  record = recorder.Recorder.record
+
+  def counted(self, step, numbers, packed, groups=()):
+    record(self, step, numbers, packed, groups)
+    updates[0] += bool(groups)
+
+  monkeypatch.setattr(recorder.Recorder, "record", counted)
+  lines = _run(_config(tmp_path / "ahead", staleness=1))
+  assert [x["step"] for x in lines] == [0, 1, 2, 3]
+  grpo = [x for x in played if x[0] >= 0]
+  assert [i for i, _, _ in grpo] == [0, 1, 2, 3]
+  # An iteration begins at most one update early, and one of them does.
+  early = [i - done for i, done, _ in grpo]
+  assert max(early) == 1 and min(early) >= 0
+  plain = data.task_stream(
+    assembly.load_tasks(_config(tmp_path, 0), "train"), 3, seed=0
+  )
+  assert [t for _, _, t in grpo] == [
+    [t.id for t in plain.next()] for _ in range(4)
+  ]
+  assert threading.active_count() < 20
+
+
+def test_a_resumed_run_repeats_no_task(tmp_path):
+  folder = tmp_path / "run"
+  _run(_config(folder, staleness=2, iterations=4))
+  # The place in the stream is that of the updates, not of what was played.
+  config = _config(folder, staleness=2, iterations=4)
+  parts = assembly.build(config)
+  run = recorder.Recorder(parts, flags.Command((), "recipe.py", {}))
+  stage = stages.plan(parts)[1]
+  state, update = stages.start(parts, stage)
+  del report, run, state, update
+  stream = stages.stream(parts, stage)
+  drawn = [stream.next() for _ in range(4)]
+  assert len(drawn) == 4
+
+
+def test_strict_is_the_same_in_every_run(tmp_path):
+  a, b = (_run(_config(tmp_path / n, staleness=0)) for n in "ab")
+  strip = lambda x: {k: v for k, v in x.items() if k.startswith("score/")}
+  assert [strip(x) for x in a] == [strip(x) for x in b]
+  leaves = []
+  for n in "ab":
+    parts = assembly.build(_config(tmp_path / n, staleness=0))
+    leaves.append(
+      assembly.first_params(parts, tmp_path / n / "checkpoints" / "grpo")
+    )
+  jax.tree.map(np.testing.assert_array_equal, *leaves)

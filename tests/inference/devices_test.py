@@ -1,0 +1,103 @@
+"""The same engine on one device, on eight, and two models side by side."""
+
+import asyncio
+import dataclasses
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from tests.inference import conftest as small
+from userrl_jax import config as config_lib
+from userrl_jax import sharding
+
+SCRIPT = small.Script(num_dialogues=24, num_turns=2, group_size=3)
+
+
+@pytest.mark.slow
+def test_devices_share_the_work_and_change_rounding_only(request, params):
+  if jax.device_count() != 8:
+    _run_with_eight_devices(request)
+    return
+  alone, _ = small.run(params, SCRIPT)
+  for sizes in ((8, 1, 1), (2, 2, 2), (1, 1, 2)):
+    devices = jax.devices()[: np.prod(sizes)]
+    mesh = sharding.make_mesh(config_lib.Mesh(*sizes), devices)
+    shared, engine = small.run(params, SCRIPT, mesh=mesh)
+    small.assert_close(params, shared, alone)
+    _check_split(engine, sizes)
+    # Within a mesh, scheduling changes nothing.
+    again, _ = small.run(
+      params, dataclasses.replace(SCRIPT, order=1, delay_s=0.01), mesh=mesh
+    )
+    for a, b in zip(again, shared, strict=True):
+      assert a.token_ids == b.token_ids
+      if sizes[2] == 1:
+        assert a.logprobs == b.logprobs
+      np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_policy_and_user_live_on_halves_or_share(request, params):
+  if jax.device_count() != 8:
+    _run_with_eight_devices(request)
+    return
+  alone, _ = small.run(params, SCRIPT)
+  other = jax.tree.map(lambda x: 1.1 * x, params)
+  alone_other, _ = small.run(other, SCRIPT)
+  devices = jax.devices()
+  for first, second in ((devices[:4], devices[4:]), (devices, devices)):
+    policy, user = (
+      small.make_engine(mesh=sharding.make_mesh(config_lib.Mesh(), half))
+      for half in (first, second)
+    )
+
+    async def main(policy=policy, user=user):
+      async with policy.serving(params), user.serving(other):
+        return await asyncio.gather(
+          asyncio.gather(*(SCRIPT.converse(policy, i) for i in range(24))),
+          asyncio.gather(*(SCRIPT.converse(user, i) for i in range(24))),
+        )
+
+    got, got_other = asyncio.run(main())
+    small.assert_close(params, got, alone)
+    small.assert_close(other, got_other, alone_other)
+    assert _devices(policy) == set(first) and _devices(user) == set(second)
+
+
+def _devices(engine):
+  return set(engine._cache.keys[0].devices())
+
+
+def _check_split(engine, sizes):
+  """Rows are split over data and fsdp, heads over tensor."""
+  keys = engine._cache.keys[0]
+  num_tiles, tensor = sizes[0] * sizes[1], sizes[2]
+  assert keys.shape == (6 * num_tiles, 2, 8, 768)
+  assert keys.sharding.shard_shape(keys.shape) == (6, 2 // tensor, 8, 768)
+  assert engine.cache_bytes == 4 * keys.nbytes  # 2 layers, keys and values
+
+
+def _run_with_eight_devices(request):
+  """Runs a test anew: the number of devices is fixed when JAX starts."""
+  run = subprocess.run(
+    [
+      *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+      *("-o", "python_files=*_test.py", "-n0"),
+      *("--rootdir", request.config.rootpath),
+      f"{__file__}::{request.node.name}",
+    ],
+    env=os.environ
+    | {
+      # Less optimised code, which compiles in half the time.
+      "XLA_FLAGS": "--xla_force_host_platform_device_count=8"
+      " --xla_backend_optimization_level=0",
+      "JAX_PLATFORMS": "cpu",
+    },
+    capture_output=True,
+    text=True,
+  )
+  assert run.returncode == 0 and "1 passed" in run.stdout, run.stdout
