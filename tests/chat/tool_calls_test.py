@@ -7,6 +7,7 @@ import pytest
 from userrl_jax import types
 from userrl_jax.chat import tokenizers
 from userrl_jax.chat import tool_calls
+from userrl_jax.chat import turns
 
 FORM = '{"name": "interact_with_env", "arguments": %s}'
 
@@ -186,7 +187,7 @@ def test_refuses(name, small_tokenizer):
 def test_only_the_choices_of_the_gym_are_known():
   assert tool_calls.parse(call("search"), ("search",)).action
   parsed = tool_calls.parse(call("search"), ("action", "answer"))
-  assert parsed.problem == tool_calls.Problem.UNKNOWN_CHOICE
+  assert parsed.problem == turns.Problem.UNKNOWN_CHOICE
   assert parsed.message.endswith("action, answer.")
 
 
