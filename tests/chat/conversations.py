@@ -83,17 +83,18 @@ def make(seed: int) -> dict[str, Any]:
   """Returns the conversation of a seed; a fifth of them spell specials."""
   rng = random.Random(f"conversation|{seed}")
   thinking = seed % 10 != 3 and seed % 50 != 9
-  thoughts = ("none", "all", "late", "late", "late", "late")[seed % 6]
-  makes_text = _TextMaker(rng, seed % 5 == 4, is_tidy=seed % 13 != 0)
+  thoughts = {0: "none", 4: "none", 8: "all"}.get(seed % 12, "late")
+  makes_text = _TextMaker(rng, seed % 5 == 4, is_tidy=seed % 9 != 0)
   tools = _tools(rng, makes_text) if seed % 3 else []
   messages: list[dict[str, Any]] = []
   if rng.random() < 0.6:
     messages.append({"role": "system", "content": makes_text()})
   messages.append({"role": "user", "content": makes_text()})
-  num_turns = rng.randint(1, 6) if thinking else 1 + seed // 10 % 2
+  num_turns = rng.randint(1, 6) if thinking else 1 + (seed // 10 % 3 == 0)
+  ends_in_turn = seed % 4 == 0 or (not thinking and num_turns == 1)
   for turn in range(num_turns):
     messages.append(_assistant(rng, makes_text, tools))
-    if turn + 1 < num_turns or seed % 4:
+    if turn + 1 < num_turns or not ends_in_turn:
       messages += _answers(rng, makes_text, messages[-1])
   if seed % 15 == 7:  # 7, 22, ...: with and without tools, of any kind
     rng.choice(messages)["content"] = makes_text.long(seed)
@@ -101,10 +102,11 @@ def make(seed: int) -> dict[str, Any]:
   for i, message in enumerate(messages):
     if message["role"] == "assistant":
       has = thoughts == "all" or (thoughts == "late" and i > last_user)
+      has = has or (makes_text.is_tidy and message is messages[-1])
       thought = makes_text.thought() if has and thinking else ""
       message["reasoning_content"] = thought
-      if makes_text.is_tidy and (thought or not thinking):
-        message["content"] = message["content"].lstrip("\n")
+      if makes_text.is_tidy:
+        message["content"] = message["content"].lstrip()
   return {"messages": messages, "tools": tools, "thinking": thinking}
 
 
@@ -143,7 +145,7 @@ class _TextMaker:
   """Makes awkward texts: empty, white space, short, long."""
 
   def __init__(self, rng: random.Random, specials: bool, is_tidy: bool):
-    self.is_tidy = is_tidy  # thoughts have no line breaks around them
+    self.is_tidy = is_tidy  # no line breaks where the template strips some
     self._rng = rng
     self._words = _WORDS + (SPECIALS * 2 if specials else ())
 
@@ -157,9 +159,8 @@ class _TextMaker:
     return (text.strip("\n") if self.is_tidy else text) or "hm"
 
   def long(self, seed: int) -> str:
-    if seed % 2:
-      return self._rng.choice(self._words[:8]) * NUM_LONG
-    return "".join(self._rng.choices(self._words, k=NUM_LONG))[:NUM_LONG]
+    words = self._rng.choices(self._words, k=1 if seed % 2 else NUM_LONG)
+    return ("".join(words) * NUM_LONG)[:NUM_LONG]
 
 
 def _tools(rng: random.Random, makes_text: _TextMaker) -> list[dict[str, Any]]:

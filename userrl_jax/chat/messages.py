@@ -150,9 +150,8 @@ def _name(function: Mapping[str, Any], place: str) -> str:
 def _get(raw: Any, key: str, kind: type, place: str) -> Any:
   value = raw.get(key) if isinstance(raw, Mapping) else None
   if not isinstance(value, kind):
-    names = {str: "a string", Mapping: "an object"}
+    what = "a string" if kind is str else "an object"
     raise ValueError(
-      f"{place} must be an object whose {key} is {names[kind]}, "
-      f"got {raw!r:.100}"
+      f"{place} must be an object whose {key} is {what}, got {raw!r:.100}"
     )
   return value

@@ -18,7 +18,9 @@ equal those of the published template wherever it renders the same history. It
 does not where it rewrites what was said: thoughts before the last user message
 are dropped, line breaks around others and after them are stripped, a last
 assistant turn without a thought gets an empty think block, and with
-`enable_thinking=False` only the turn to come has one. A stream keeps all that.
+`enable_thinking=False` only the turn to come has one. A stream keeps all that,
+and the border between what was read and what was sampled, where the template
+melts a turn's leading line break into the one before it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,7 +98,7 @@ class Chat:
     parts = _system_parts(self.profile, system, tools)
     if system is not None or tools:
       parts = [_IM_START, "system\n", *parts, _IM_END, "\n"]
-    return self._ids(*parts, *self._turns(messages), *self._opening())
+    return self._history_ids(parts, messages)
 
   def turn_ids(
     self, text: str = "", thought: str = "", calls: Sequence[turns.Call] = ()
@@ -115,7 +117,7 @@ class Chat:
 
   def next_ids(self, messages: Sequence[messages_lib.Message]) -> list[int]:
     """Writes what stands between two sampled turns: any messages."""
-    return self._ids("\n", *self._turns(messages), *self._opening())
+    return self._history_ids(["\n"], messages)
 
   def prompt_ids(
     self, system: str, user: str, choices: Sequence[str]
@@ -170,24 +172,30 @@ class Chat:
       return opening
     return [*opening, _THINK, "\n\n", _THINK_END, "\n\n"]
 
-  def _turns(self, messages: Sequence[messages_lib.Message]) -> list[str]:
-    """Returns whole turns; tool responses in a row share one."""
-    parts: list[str] = []
+  def _history_ids(
+    self, parts: list[str], messages: Sequence[messages_lib.Message]
+  ) -> list[int]:
+    """Encodes parts, messages and the opening of a turn, as a ledger would.
+
+    A text that was sampled is encoded apart from what was read before it.
+    """
+    ids: list[int] = []
     for role, run in itertools.groupby(messages, lambda m: m.role):
-      if role == "tool":
+      if role == "tool":  # responses in a row share a turn
         parts += [_IM_START, "user"]
         for m in run:
           parts += ["\n", _RESPONSE, f"\n{m.text}\n", _RESPONSE_END]
         parts += [_IM_END, "\n"]
-      elif role == "assistant":
-        for m in run:
+        continue
+      for m in run:
+        if role == "assistant":
           parts += [_IM_START, "assistant\n"] if m.thought else self._opening()
-          parts += _turn_parts(m.text, m.thought, m.calls)
-          parts += [_IM_END, "\n"]
-      else:
-        for m in run:
+          ids += self._ids(*parts)
+          ids += self.turn_ids(m.text, m.thought, m.calls)
+          parts = ["\n"]
+        else:
           parts += [_IM_START, f"{role}\n{m.text}", _IM_END, "\n"]
-    return parts
+    return ids + self._ids(*parts, *self._opening())
 
   def _ids(self, *parts: str) -> list[int]:
     """Encodes parts; text between two markers is encoded in one go."""
