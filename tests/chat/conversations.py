@@ -159,8 +159,10 @@ class _TextMaker:
     return (text.strip("\n") if self.is_tidy else text) or "hm"
 
   def long(self, seed: int) -> str:
-    words = self._rng.choices(self._words, k=1 if seed % 2 else NUM_LONG)
-    return ("".join(words) * NUM_LONG)[:NUM_LONG]
+    """Returns one word over and over, or many."""
+    num_words = 1 if seed % 2 else NUM_LONG
+    words = self._rng.choices(self._words, k=num_words)
+    return "".join(words * (NUM_LONG // num_words))[:NUM_LONG]
 
 
 def _tools(rng: random.Random, makes_text: _TextMaker) -> list[dict[str, Any]]:

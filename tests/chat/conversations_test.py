@@ -30,6 +30,7 @@ from userrl_jax.chat import ledger as ledger_lib
 from userrl_jax.chat import messages as messages_lib
 from userrl_jax.chat import qwen3
 from userrl_jax.chat import tokenizers
+from userrl_jax.chat import tool_calls
 from userrl_jax.chat import turns
 
 ALL = conversations.all_of_them()
@@ -302,15 +303,24 @@ def test_the_built_in_tokenizer_round_trips_every_text(small_tokenizer):
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-def test_gym_dialogues_are_a_case_of_it(tokenizer, thinking):
-  system = messages_lib.Message("system", "S")
-  user = messages_lib.Message("user", "U")
-  for profile in qwen3.PROFILES:
-    chat = qwen3.Chat(tokenizer, profile, thinking)
-    tools = [qwen3.tool_calls.schema(("answer",))]
-    expected = chat.prompt_ids("S", "U", ("answer",))
-    assert chat.dialogue_ids([system, user], tools) == expected
-    assert chat.dialogue_ids([user]) == chat.prompt_ids("", "U", ())
+def test_the_gyms_tool_is_a_case_of_any_tools(tokenizer, thinking):
+  """Only where it stands alone, as it is, a brief prompt shortens it."""
+  full, brief = (qwen3.Chat(tokenizer, p, thinking) for p in qwen3.PROFILES)
+  dialogue = [
+    messages_lib.Message("system", "S"),
+    messages_lib.Message("user", "U"),
+  ]
+  tool = tool_calls.schema(("answer",))
+  other = {"type": "function", "function": {**tool["function"], "name": "f"}}
+  for tools in ([other], [tool, tool], [tool, other]):
+    ids = brief.dialogue_ids(dialogue, tools)
+    assert ids == full.dialogue_ids(dialogue, tools)
+  for chat in (full, brief):
+    ids = chat.prompt_ids("S", "U", ("answer",))
+    assert chat.dialogue_ids(dialogue, [tool]) == ids
+    is_brief = "Reply:" in tokenizer.decode(ids)
+    assert is_brief == (chat is brief)
+    assert chat.prompt_ids("", "U", ()) == chat.dialogue_ids(dialogue[1:])
 
 
 def composed(text, tokenizer):

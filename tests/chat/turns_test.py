@@ -2,6 +2,8 @@
 
 import json
 
+import hypothesis
+from hypothesis import strategies
 import pytest
 
 from tests.chat import turn_table
@@ -55,6 +57,16 @@ def bad(problem, source, name=""):
       (bad("wrong_tool", "<tool_call>\n{}\n</tool_call>"),),
     ),
     (
+      '<tool_call>{"name": 5, "arguments": {}}</tool_call>',
+      *("", ""),
+      (
+        bad(
+          "wrong_tool",
+          '<tool_call>\n{"name": 5, "arguments": {}}\n</tool_call>',
+        ),
+      ),
+    ),
+    (
       "<tool_call>[{}, x]</tool_call>",
       *("", ""),
       (bad("bad_json", "<tool_call>[{}, x]</tool_call>"),),
@@ -80,6 +92,28 @@ def test_reads(text, thought, said, calls, small_tokenizer):
   assert turns.read(text) == expected
   ids = turn_table.ids_of(text, small_tokenizer)
   assert turns.read_ids(ids, small_tokenizer) == expected
+
+
+PIECES = strategies.sampled_from(
+  [
+    *("<tool_call>", "</tool_call>", "<think>", "</think>", "<|im_end|>"),
+    *('{"name": "a", "arguments": ', '{"x": "', '"', '"}', "{}", "}", "[", "]"),
+    *("\n", " ", ",", "\\", ":", "1", "\0", "```json\n", "\n```", "é", A, B),
+  ]
+)
+
+
+@hypothesis.settings(
+  max_examples=500, derandomize=True, database=None, deadline=None
+)
+@hypothesis.given(pieces=strategies.lists(PIECES))
+def test_whatever_is_written_is_a_usable_call_or_has_a_problem(pieces):
+  turn = turns.read("".join(pieces))
+  for call in turn.calls:
+    if call.problem:
+      assert call.source.startswith("<tool_call>") and not call.arguments
+    else:
+      assert call.name and isinstance(json.loads(call.arguments), dict)
 
 
 def test_arguments_are_strict_json_of_any_size():
