@@ -95,7 +95,7 @@ def build(config: config_lib.Config) -> Parts:
       f"the tokenizer {tokenizer.vocab_size}; "
       "choose another model.preset or tokenizer.vocab_size"
     )
-  chat = chat_lib.Chat(tokenizer, config.chat.profile)
+  chat = chat_lib.Chat(tokenizer, config.chat.profile, config.chat.thinking)
   asyncio.run(_check_prompts(config, chat, tasks))
   if source is None:
     _keep_tokenizer(tokenizer, folder)

@@ -36,6 +36,9 @@ class Chat:
   """How a dialogue is written down."""
 
   profile: str = "brief"  # prompt texts and tool block: full or brief
+  # Turns may begin with a think block; False opens each of them with an empty
+  # one, which is read and not sampled (Qwen3's enable_thinking=False).
+  thinking: bool = True
   show_reward: bool = False  # append "Reward: r" to every observation
 
 

@@ -56,7 +56,7 @@ def test_ids_equal_the_published_template(
       observations = [text() for _ in range(rng.choice((1, 1, 2)))]
       messages += [{"role": "tool", "content": o} for o in observations]
       ids += chat.bridge_ids(*observations)
-  tools = [qwen3.tool_schema(choices)] if choices else None
+  tools = [tool_calls.schema(choices)] if choices else None
   expected = published.apply_chat_template(
     messages, tools=tools, add_generation_prompt=True, return_dict=False
   )

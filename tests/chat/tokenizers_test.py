@@ -20,6 +20,10 @@ SPECIAL_TEXT = strategies.lists(
   )
 ).map("".join)
 
+_FLAGS = dict.fromkeys(
+  ("single_word", "lstrip", "rstrip", "normalized", "special"), False
+)
+
 
 def test_round_trip(tokenizer, make_text):
   is_real = isinstance(tokenizer, tokenizers.HuggingFaceTokenizer)
@@ -104,6 +108,23 @@ def test_real_ids_equal_transformers(real_tokenizer, published, make_text):
     expected = published.encode(text, add_special_tokens=False)
     assert real_tokenizer.encode(text) == expected
   assert real_tokenizer.vocab_size == len(published)
+
+
+def test_every_id_below_the_size_stands_for_something(tokenizer, tmp_path):
+  assert tokenizer.unused_ids == ()
+  if isinstance(tokenizer, tokenizers.HuggingFaceTokenizer):
+    assert tokenizer.vocab_size == 151_669  # of the 151,936 of a model
+  vocab = {"?": 0, "a": 2, "b": 5}
+  model = hf_tokenizers.models.WordLevel(vocab, "?")
+  spec = json.loads(hf_tokenizers.Tokenizer(model).to_str())
+  spec["added_tokens"] = [
+    {"id": 7 + i, "content": s.value, **_FLAGS}
+    for i, s in enumerate(tokenizers.Special)
+  ]
+  (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+  loaded = tokenizers.load(tmp_path, "huggingface")
+  assert loaded.unused_ids == (1, 3, 4, 6)
+  assert loaded.vocab_size == 7 + len(tokenizers.Special)
 
 
 def test_space_and_its_stand_in_are_different(small_tokenizer):

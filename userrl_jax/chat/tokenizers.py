@@ -41,7 +41,10 @@ class Special(enum.StrEnum):
 class Tokenizer(Protocol):
   """What the rest of the system may ask of a tokenizer."""
 
-  vocab_size: int  # every id is below it, special ids included
+  # Every id is below it, special ids included. A model may have more ids (a
+  # published Qwen3 pads 151,669 to 151,936): they stand for nothing.
+  vocab_size: int
+  unused_ids: tuple[int, ...]  # below vocab_size, that stand for nothing
   im_start_id: int
   im_end_id: int
   pad_id: int
@@ -141,8 +144,9 @@ class HuggingFaceTokenizer:
     for string in self.special_ids:
       if not self._strings.keys().isdisjoint(self.encode(string)):
         raise ValueError(f"text can reach the special token {string}")
-    top_text_id = max(spec["model"]["vocab"].values())
-    self.vocab_size = 1 + max(top_text_id, *self._strings)
+    used = {*spec["model"]["vocab"].values(), *self._strings}
+    self.vocab_size = 1 + max(used)
+    self.unused_ids = tuple(sorted({*range(self.vocab_size)} - used))
     self.im_start_id = self.special_ids[Special.IM_START]
     self.im_end_id = self.special_ids[Special.IM_END]
     self.pad_id = self.special_ids[Special.PAD]
@@ -199,6 +203,7 @@ class SentencePieceTokenizer:
       raise ValueError("a model without byte pieces")
     self.special_ids = {s.value: size + i for i, s in enumerate(Special)}
     self.vocab_size = len(self._bytes)
+    self.unused_ids: tuple[int, ...] = ()
     self.im_start_id = self.special_ids[Special.IM_START]
     self.im_end_id = self.special_ids[Special.IM_END]
     self.pad_id = self.special_ids[Special.PAD]

@@ -1,0 +1,51 @@
+"""What a run's config makes of its parts."""
+
+import asyncio
+
+import pytest
+
+from userrl_jax import assembly
+from userrl_jax import config as config_lib
+from userrl_jax import types
+from userrl_jax.agents import scripted
+from userrl_jax.chat import tokenizers
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+  def build(thinking):
+    config = config_lib.Config(out_dir=str(tmp_path_factory.mktemp("run")))
+    config.gyms.num_train_tasks = 4
+    config.model.num_layers = 1
+    config.chat.thinking = thinking
+    return assembly.build(config)
+
+  return {thinking: build(thinking) for thinking in (True, False)}
+
+
+def test_chat_thinking_closes_the_thinking_of_every_turn(parts):
+  """The run's chat opens each turn with an empty think block, read as such."""
+  streams = {}
+  for thinking, part in parts.items():
+    script = lambda observations: types.Action("action", "1 2 3 4")
+    agent = scripted.ScriptedAgent(script, part.chat, 512)
+    asyncio.run(agent.begin("S", "U", types.CHOICES))
+    asyncio.run(agent.act())
+    agent.observe("= 3")
+    streams[thinking] = agent.ledger
+  tokenizer = parts[False].tokenizer
+  assert tokenizer.fingerprint == parts[True].tokenizer.fingerprint
+  special = tokenizer.special_ids
+  block = [
+    special[tokenizers.Special.THINK],
+    *tokenizer.encode("\n\n"),
+    special[tokenizers.Special.THINK_END],
+    *tokenizer.encode("\n\n"),
+  ]
+  longer, ids = list(streams[False].token_ids), streams[True].token_ids
+  assert len(longer) == len(ids) + 2 * len(block)
+  begin = longer.index(block[0])
+  assert longer[begin : begin + len(block)] == longer[-len(block) :] == block
+  del longer[-len(block) :], longer[begin : begin + len(block)]
+  assert tuple(longer) == ids
+  assert (streams[False].turn_ids_T()[begin : begin + len(block)] == -1).all()
