@@ -62,23 +62,17 @@ def load(
   def load_leaf(path, want, sharding):
     parts = of_leaf[published.leaf_name(path)]
     source = _published_sharding(sharding, want.ndim, parts[0])
-    arrays = (_to_devices(stored[part.name], source) for part in parts)
-    to_ours = functools.partial(_to_ours, is_turned=parts[0].is_turned)
+    read = lambda part: _to_devices(stored[part.name], source)
+    is_turned = parts[0].is_turned
     if parts[0].layer is None:
-      return jax.jit(to_ours, out_shardings=sharding)(*arrays)
-    write = jax.jit(
-      lambda stacked, array, layer: jax.lax.dynamic_update_index_in_dim(
-        stacked, to_ours(array), layer, 0
-      ),
-      donate_argnums=0,
-      out_shardings=sharding,
-    )
-    empty = lambda: jnp.zeros(want.shape, jnp.float32)
-    leaf = jax.jit(empty, out_shardings=sharding)()
-    for part, array in zip(parts, arrays, strict=True):
-      leaf = write(leaf, array, part.layer)
-      # Devices lag behind: what they have yet to take would pile up here.
-      jax.block_until_ready(leaf)
+      leaf = _placing(sharding, is_turned)(read(parts[0]))
+    else:
+      leaf = _allocating(sharding)(want.shape)
+      write = _writing(sharding, is_turned)
+      for part in parts:
+        leaf = write(leaf, read(part), part.layer)
+        # Devices lag behind: what they have yet to take would pile up here.
+        jax.block_until_ready(leaf)
     return leaf
 
   shapes = published.shapes(config)
@@ -232,6 +226,34 @@ def _published_sharding(
   axes = axes[::-1] if tensor.is_turned else axes
   spec = jax.sharding.PartitionSpec(*axes)
   return jax.sharding.NamedSharding(sharding.mesh, spec)
+
+
+# Kept, so that leaves of one shape and sharding share a compiled program.
+
+
+@functools.cache
+def _placing(sharding: jax.sharding.Sharding, is_turned: bool) -> Any:
+  """Returns a program from a published tensor to a leaf of ours."""
+  return jax.jit(
+    functools.partial(_to_ours, is_turned=is_turned), out_shardings=sharding
+  )
+
+
+@functools.cache
+def _allocating(sharding: jax.sharding.Sharding) -> Any:
+  """Returns a program that makes a leaf of a shape."""
+  return jax.jit(jnp.zeros, static_argnums=0, out_shardings=sharding)
+
+
+@functools.cache
+def _writing(sharding: jax.sharding.Sharding, is_turned: bool) -> Any:
+  """Returns a program that writes a published tensor into a leaf, in place."""
+
+  def write(leaf: jax.Array, array: jax.Array, layer: int) -> jax.Array:
+    ours = _to_ours(array, is_turned)
+    return jax.lax.dynamic_update_index_in_dim(leaf, ours, layer, 0)
+
+  return jax.jit(write, donate_argnums=0, out_shardings=sharding)
 
 
 def _to_ours(array: jax.Array, is_turned: bool) -> jax.Array:
