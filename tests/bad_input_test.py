@@ -18,7 +18,9 @@ from userrl_jax import flags as flags_lib
 from userrl_jax import gyms
 from userrl_jax import recorder
 from userrl_jax import train
+from userrl_jax.models import published
 from userrl_jax.models import qwen3
+from userrl_jax.models import weights
 
 # What is not refused goes on to train for minutes.
 pytestmark = pytest.mark.timeout(60)
@@ -237,6 +239,57 @@ def _save(folder: pathlib.Path, num_layers: int) -> None:
   params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   with checkpoint.Store(folder) as store:
     store.save(1, {"params": params}, {})
+
+
+def _publish(folder: pathlib.Path) -> qwen3.Config:
+  """Writes a narrow model as published, with room for Qwen3's tokenizer."""
+  model = dataclasses.replace(
+    qwen3.PRESETS["qwen3_4b"], hidden_size=8, intermediate_size=8, num_layers=1
+  )
+  shapes = published.shapes(model)
+  params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  weights.save(folder, params, model)
+  return model
+
+
+def test_published_weights_of_another_model(refused, tmp_path, shared):
+  folder, tokenizer = tmp_path / "published", shared / "qwen3_tokenizer"
+  model = _publish(folder)
+  flags = [
+    f"--config.model.folder={folder}",
+    "--config.model.preset=",
+    "--config.tokenizer.kind=huggingface",
+    f"--config.tokenizer.folder={tokenizer}",
+  ]
+  # Nothing is wrong with it, so what is refused below is what was spoilt.
+  settings = config_lib.Model(folder=str(folder), preset="")
+  assert published.configured(settings) == model
+  assert "model.num_layers must be 0" in refused(
+    *flags, "--config.model.num_layers=1"
+  )
+  message = refused(*flags, "--config.model.preset=qwen3_4b")
+  assert message.startswith("model.preset must agree with model.folder")
+  assert "hidden_size is 8 there and 2560 in qwen3_4b" in message
+  assert "one of qwen3_tiny, " in refused(*flags, "--config.model.preset=x")
+  message = refused(*flags, "--config.model.folder=nowhere", main=evaluate.main)
+  assert "nowhere/config.json must be a file of published weights" in message
+  assert "folder must be given with model.folder" in refused(*flags[:2])
+  other = (tokenizer / "tokenizer.json").read_text() + "\n"
+  (folder / "tokenizer.json").write_text(other)
+  message = refused(*flags)
+  assert f"must hold the tokenizer of model.folder, {folder}, got" in message
+  (folder / "tokenizer.json").unlink()
+  path = folder / "config.json"
+  values = json.loads(path.read_text())
+  path.write_text(json.dumps(values | {"tie_word_embeddings": False}))
+  flags.append("--config.gyms.num_train_tasks=64")
+  flags.append("--config.base.num_episodes=64")
+  for main in (train.main, evaluate.main):
+    message = refused(*flags, main=main)
+    assert f"{folder} must hold lm_head.weight, got no such tensor" in message
+  path.write_text(json.dumps(values | {"model_type": "llama"}))
+  message = refused(*flags)
+  assert f"{path} must be of model_type qwen3, got 'llama'" in message
 
 
 def test_a_start_of_another_shape(refused, tmp_path):

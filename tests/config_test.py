@@ -168,6 +168,22 @@ def test_the_real_tokenizer_needs_a_folder():
   assert _problems(config) == []
 
 
+def test_published_weights_decide_depth_and_need_their_tokenizer():
+  config = _set("model.preset", "")
+  (problem,) = _problems(config)
+  assert problem.startswith("model.preset must be given, unless model.folder")
+  config.model.folder = "published"
+  (problem,) = _problems(config)
+  assert problem.startswith("tokenizer.folder must be given with model.folder")
+  config.init_from = "a folder"
+  assert _problems(config) == []
+  config.init_from, config.tokenizer.folder = "", "published"
+  assert _problems(config) == []
+  config.model.num_layers = 2
+  (problem,) = _problems(config)
+  assert problem.startswith("model.num_layers must be 0 with model.folder")
+
+
 def test_a_group_of_one_is_for_the_released_code_or_no_grpo():
   config = _set("grpo.group_size", 1)
   config.grpo.credit.released = True
@@ -189,6 +205,11 @@ ALL_STAGES = config_rules._NAMES["Config.stages"]
     (("base", "grpo", "rl_only"), {}, "stages"),
     (("cold_start", "grpo", "rl_only"), {}, "stages"),
     (("cold_start", "grpo", "rl_only"), {"init_from": "a folder"}, None),
+    (
+      ("cold_start", "grpo", "rl_only"),
+      {"model.folder": "published", "tokenizer.folder": "published"},
+      None,
+    ),
     (ALL_STAGES, {"comparison.continued_steps": 30}, None),
     (
       ALL_STAGES,

@@ -18,6 +18,7 @@ _ENTRY_POINTS = {
   "serve",
   "report",
   "doctor",
+  "export",
 }
 
 

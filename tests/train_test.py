@@ -68,7 +68,9 @@ def get_config():
 """
 # Of this process and this machine. A program is compiled when a process first
 # meets its shape, so a resumed run counts only those it still met.
-UNREPEATABLE = re.compile(r"time.*|.*/tokens_per_s|rollout/(programs|idle_share)")
+UNREPEATABLE = re.compile(
+  r"time.*|.*/tokens_per_s|rollout/(programs|idle_share)"
+)
 
 
 class Place:

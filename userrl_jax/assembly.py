@@ -30,7 +30,9 @@ from userrl_jax.agents import base as agents
 from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tokenizers
 from userrl_jax.inference import engine as engine_lib
+from userrl_jax.models import published
 from userrl_jax.models import qwen3
+from userrl_jax.models import weights
 from userrl_jax.rollout import episode
 
 # Tasks whose dialogues the built-in tokenizer is trained on.
@@ -81,7 +83,7 @@ def build(config: config_lib.Config) -> Parts:
   # Orbax warns that a checkpoint opened for reading is opened for reading.
   logging.getLogger("absl").setLevel(logging.ERROR)
   folder = pathlib.Path(config.out_dir)
-  model = _model(config)
+  model = published.configured(config.model)
   mesh = sharding.make_mesh(config.mesh)
   sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
   user = users.User(config.user)
@@ -89,12 +91,15 @@ def build(config: config_lib.Config) -> Parts:
   tasks = load_tasks(config, "train")
   tokenizer, source = _tokenizer(config, folder, tasks)
   if tokenizer.vocab_size > model.vocab_size:
+    name = config.model.folder or config.model.preset
     raise ValueError(
       "the model's vocabulary must hold the tokenizer's: "
-      f"{config.model.preset} has {model.vocab_size} ids, "
+      f"{name} has {model.vocab_size} ids, "
       f"the tokenizer {tokenizer.vocab_size}; "
-      "choose another model.preset or tokenizer.vocab_size"
+      "choose another model or tokenizer.vocab_size"
     )
+  # What only rounds the vocabulary up is no token: never sampled or learned.
+  model = dataclasses.replace(model, num_ids=tokenizer.vocab_size)
   chat = chat_lib.Chat(tokenizer, config.chat.profile, config.chat.thinking)
   asyncio.run(_check_prompts(config, chat, tasks))
   if source is None:
@@ -169,16 +174,18 @@ def first_params(parts: Parts, folder: str | os.PathLike = "") -> qwen3.Params:
   Args:
     parts: of the run.
     folder: of checkpoints, the last of which is read. Without one, params
-      are `init_from`'s, or else random.
+      are those of `init_from`, or of `model.folder`, or else random.
 
   Raises:
-    ValueError: when the folder holds no checkpoint of this model.
+    ValueError: when the folder does not hold params of this model.
   """
   seed = parts.config.seed
   init = lambda: qwen3.init(parts.model, jax.random.key(seed))
   shapes = jax.eval_shape(init)
   shardings = sharding.param_shardings(shapes, parts.mesh)
   folder = folder or parts.config.init_from
+  if not folder and parts.config.model.folder:
+    return weights.load(parts.config.model.folder, parts.model, shardings)
   if not folder:
     return jax.jit(init, out_shardings=shardings)()
   wanted = jax.tree.map(
@@ -224,20 +231,24 @@ def _tokenizer(
     The tokenizer, and the folder it is from; None when it was trained just now.
 
   Raises:
-    ValueError: when there is no such tokenizer, or `init_from` was trained
-      with another one: its params would take every id for another text.
+    ValueError: when there is no such tokenizer, or the params to start from
+      were trained with another one: they would take ids for another text.
   """
   settings = config.tokenizer
   of_start = pathlib.Path(config.init_from) / "tokenizer"
   has_start = bool(config.init_from) and of_start.is_dir()
   if settings.kind == "huggingface" or settings.folder:
     tokenizer = tokenizers.load(settings.folder, settings.kind)
-    if has_start:
-      known = tokenizers.load(of_start, settings.kind)
-      if known.fingerprint != tokenizer.fingerprint:
+    of_weights = pathlib.Path(config.model.folder)
+    field, known = "init_from", of_start if has_start else None
+    if not has_start and (of_weights / type(tokenizer).FILE).is_file():
+      field, known = "model.folder", of_weights
+    if known is not None and not known.samefile(settings.folder):
+      other = tokenizers.load(known, settings.kind)
+      if other.fingerprint != tokenizer.fingerprint:
         raise ValueError(
-          f"tokenizer.folder must hold the tokenizer of init_from, {of_start}, "
-          f"got another one in {settings.folder}; name that folder instead"
+          f"tokenizer.folder must hold the tokenizer of {field}, {known}, got "
+          f"another one in {settings.folder}; name that folder instead"
         )
     return tokenizer, pathlib.Path(settings.folder)
   if has_start:
@@ -334,19 +345,3 @@ async def _check_prompts(
       gym.system_prompt(config.chat.profile), max(firsts, key=len), gym.choices
     )
     agents.check_prompt(len(ids), config.rollout.max_tokens_per_episode)
-
-
-def _model(config: config_lib.Config) -> qwen3.Config:
-  settings = config.model
-  if settings.preset not in qwen3.PRESETS:
-    raise ValueError(
-      f"model.preset must be one of {', '.join(qwen3.PRESETS)}, got "
-      f"{settings.preset!r}"
-    )
-  preset = qwen3.PRESETS[settings.preset]
-  return dataclasses.replace(
-    preset,
-    num_layers=settings.num_layers or preset.num_layers,
-    dtype=settings.dtype,
-    remat=settings.remat,
-  )

@@ -16,7 +16,9 @@ from typing import Any
 class Model:
   """Which policy is trained."""
 
-  preset: str = "qwen3_tiny"  # a name in models.qwen3.PRESETS
+  # A name in models.qwen3.PRESETS; empty: the folder alone gives the shape.
+  preset: str = "qwen3_tiny"
+  folder: str = ""  # published weights to start from: config.json, safetensors
   num_layers: int = 0  # 0 keeps the preset's; else cuts or grows its depth
   dtype: str = "float32"  # compute dtype: float32 or bfloat16
   remat: str = "none"  # none, or full: recompute each layer going backward
@@ -257,7 +259,8 @@ class Config:
 
   out_dir: str = "runs/default"
   seed: int = 0
-  init_from: str = ""  # a checkpoint folder to start from instead of random
+  # A checkpoint folder to start from instead of model.folder, or random params.
+  init_from: str = ""
   # And arms to compare with: continued_updates, continued (SFT goes on) and
   # rl_only (GRPO from the base).
   stages: tuple[str, ...] = ("base", "cold_start", "grpo")

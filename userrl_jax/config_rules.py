@@ -42,6 +42,8 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
 }
 _ARMS = _NAMES["Config.stages"][3:]
 _MAY_BE_EMPTY = (
+  "Model.preset",
+  "Model.folder",
   "Tokenizer.folder",
   "User.base_url",
   "User.model",
@@ -132,6 +134,22 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
   arms = c.comparison
   rules: list[tuple[str, str, bool]] = [  # field, what it must be, if it holds
     (
+      "model.preset",
+      "given, unless model.folder gives the shape",
+      c.model.preset != "" or c.model.folder != "",
+    ),
+    (
+      "model.num_layers",
+      "0 with model.folder: published weights keep their depth",
+      c.model.num_layers == 0 or c.model.folder == "",
+    ),
+    (
+      "tokenizer.folder",
+      "given with model.folder (or init_from): published weights know the ids "
+      "of their own tokenizer only",
+      c.model.folder == "" or c.tokenizer.folder != "" or c.init_from != "",
+    ),
+    (
       "tokenizer.folder",
       "a folder with tokenizer.json when tokenizer.kind is huggingface",
       c.tokenizer.kind != "huggingface" or c.tokenizer.folder != "",
@@ -175,9 +193,10 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
     ),
     (
       "stages",
-      "with base, where rl_only is among them and init_from is empty: it has "
-      "nothing to start from",
-      "base" in stages or "rl_only" not in stages or c.init_from != "",
+      "with base, where rl_only is among them and neither init_from nor "
+      "model.folder is given: it has nothing to start from",
+      bool({"base"} & stages or c.init_from or c.model.folder)
+      or "rl_only" not in stages,
     ),
     (
       "comparison.continued_steps",

@@ -2,9 +2,9 @@
 
 `python -m userrl_jax.evaluate --config=... --config.init_from=CHECKPOINTS
 --config.out_dir=NEW` plays the tasks of `evaluation.splits` and prints scores
-with intervals. As a function, `evaluate` does the same after each stage of a
-training run. Finished evaluations are kept in `<out_dir>/evaluations/` and not
-repeated.
+with intervals; `--config.model.folder=FOLDER` measures published weights. As a
+function, `evaluate` does the same after each stage of a training run. Finished
+evaluations are kept in `<out_dir>/evaluations/` and not repeated.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,13 @@ _ITERATION = -10
 
 
 def main(config: config_lib.Config, command: flags.Command) -> None:
-  """Evaluates the checkpoint of `init_from` and prints the table."""
+  """Evaluates the params of `init_from`, or published ones; prints a table."""
   with flags.user_errors():
     parts = assembly.build(config)
-    if not config.init_from:
+    if not config.init_from and not config.model.folder:
       raise ValueError(
-        "evaluating needs init_from, a folder of checkpoints, got none; e.g. "
+        "evaluating needs init_from, a folder of checkpoints, or model.folder, "
+        "got neither; e.g. "
         "--config.init_from=runs/quickstart/checkpoints/grpo"
       )
     tasks = assembly.held_out_tasks(config)

@@ -1,0 +1,533 @@
+"""Published folders: what they say, how they load and save, what is refused."""
+
+import ctypes
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+from userrl_jax import config as config_lib
+from userrl_jax.models import published
+from userrl_jax.models import qwen3
+from userrl_jax.models import weights
+
+CONFIG = qwen3.Config(
+  vocab_size=48,
+  hidden_size=16,
+  num_layers=3,
+  num_heads=8,
+  num_kv_heads=4,
+  head_dim=4,
+  intermediate_size=24,
+  tie_embeddings=False,
+)
+TIED = dataclasses.replace(CONFIG, tie_embeddings=True)
+
+
+def _expected(tensors, config):
+  """Returns our params by path, as numpy, spelt out."""
+  stack = lambda name: np.stack(
+    [
+      tensors[f"model.layers.{i}.{name}.weight"].T
+      for i in range(config.num_layers)
+    ]
+  )
+  params = {
+    "embed/embedding": tensors["model.embed_tokens.weight"],
+    "final_norm/scale": tensors["model.norm.weight"],
+    "layers/attention_norm/scale": stack("input_layernorm"),
+    "layers/mlp_norm/scale": stack("post_attention_layernorm"),
+    **{
+      f"layers/attention/{x}/kernel": stack(f"self_attn.{x}_proj")
+      for x in "qkvo"
+    },
+    **{
+      f"layers/attention/{x}_norm/scale": stack(f"self_attn.{x}_norm")
+      for x in "qk"
+    },
+    **{
+      f"layers/mlp/{x}/kernel": stack(f"mlp.{x}_proj")
+      for x in ("gate", "up", "down")
+    },
+  }
+  if not config.tie_embeddings:
+    params["head/kernel"] = tensors["lm_head.weight"].T
+  return params
+
+
+def _by_path(params):
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  return {published.leaf_name(path): leaf for path, leaf in leaves}
+
+
+def _check_equal(params, expected):
+  found = _by_path(params)
+  assert found.keys() == expected.keys()
+  for path, leaf in found.items():
+    assert leaf.dtype == np.float32
+    np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
+
+
+def _shard(folder, tensors, num_shards):
+  """Deals tensors to files, with an index."""
+  file_of = {}
+  for i in range(num_shards):
+    file = f"model-{i + 1:05}-of-{num_shards:05}.safetensors"
+    part = dict(list(tensors.items())[i::num_shards])
+    safetensors_numpy.save_file(part, folder / file)
+    file_of |= dict.fromkeys(part, file)
+  _write_index(folder, file_of)
+  return file_of
+
+
+def _write_index(folder, file_of):
+  path = folder / "model.safetensors.index.json"
+  path.write_text(json.dumps({"metadata": {}, "weight_map": file_of}))
+
+
+@pytest.mark.parametrize(
+  ("preset", "theta"), [("qwen3_0_6b", 1e6), ("qwen3_4b", 5e6)]
+)
+def test_a_config_is_read_in_both_spellings(
+  write_folder, tmp_path, preset, theta
+):
+  config = dataclasses.replace(qwen3.PRESETS[preset], rope_theta=theta)
+  new = {"rope_parameters": {"rope_theta": theta, "rope_type": "default"}}
+  for i, changes in enumerate(
+    (
+      {},
+      {"rope_scaling": {"type": "default"}},
+      {"rope_theta": "left out", "rope_scaling": "left out"} | new,
+      {"rope_theta": theta, "layer_types": ["full_attention"] * 2} | new,
+    )
+  ):
+    folder = write_folder(tmp_path / str(i), config, None, **changes)
+    assert published.read_config(folder) == config
+
+
+def test_every_preset_comes_back_from_its_config_json(tmp_path):
+  for config in qwen3.PRESETS.values():
+    values = published.config_values(config, "bfloat16")
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert published.read_config(tmp_path) == config
+
+
+def test_a_missing_head_dim_is_the_familys(write_folder, tmp_path):
+  folder = write_folder(tmp_path, CONFIG, None, head_dim="left out")
+  assert published.read_config(folder).head_dim == 128
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"model_type": "qwen2"}, "must be of model_type qwen3, got 'qwen2'"),
+    ({"model_type": "left out"}, "must be of model_type qwen3, got None"),
+    ({"use_sliding_window": True}, "use_sliding_window must be false, got T"),
+    ({"attention_bias": True}, "attention_bias must be false, got True"),
+    ({"hidden_act": "gelu"}, "hidden_act must be \"silu\", got 'gelu'"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1, got"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config must be null"),
+    ({"layer_types": ["sliding_attention"]}, "must all be full_attention, got"),
+    (
+      {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+      "rope_scaling must be null or of rope_type default, got {'rope_type'",
+    ),
+    (
+      {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e6}},
+      "rope_parameters must be null or of rope_type default",
+    ),
+    (
+      {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+      "rope_parameters must be null or of rope_type default",
+    ),
+    ({"rope_scaling": {"type": "dynamic"}}, "rope_scaling must be null or"),
+    ({"rope_theta": "left out"}, "rope_theta must be given, one value, got N"),
+    (
+      {"rope_parameters": {"rope_theta": 1e4}},
+      "rope_theta must be given, one value, got [1000000, 10000.0]",
+    ),
+    ({"rope_theta": "1e6"}, "rope_theta must be a positive number, got '1e6'"),
+    ({"rms_norm_eps": "left out"}, "rms_norm_eps must be a positive number"),
+    ({"head_dim": None}, "head_dim must be a positive whole number, got None"),
+    ({"head_dim": 5}, "head_dim even, got 8, 4 and 5"),
+    ({"num_key_value_heads": 3}, "a multiple of num_key_value_heads and"),
+    ({"hidden_size": "left out"}, "hidden_size must be a positive whole n"),
+    ({"vocab_size": True}, "vocab_size must be a positive whole number, got T"),
+    ({"tie_word_embeddings": "left out"}, "must be true or false, got None"),
+  ],
+)
+def test_a_config_of_another_model_is_refused(
+  write_folder, tmp_path, changes, message
+):
+  write_folder(tmp_path, CONFIG, None, **changes)
+  with pytest.raises(ValueError) as refused:
+    published.read_config(tmp_path)
+  assert str(refused.value).startswith(str(tmp_path / "config.json"))
+  assert message in str(refused.value)
+
+
+def test_a_config_that_is_no_config_is_refused(tmp_path):
+  for text, message in (
+    (None, "config.json must be a file of published weights, got No such"),
+    ("{", "config.json must be JSON, got"),
+    ("[]", "config.json must be a JSON object, got []"),
+  ):
+    if text is not None:
+      (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError) as refused:
+      published.read_config(tmp_path)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("config", [CONFIG, TIED], ids=["untied", "tied"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_files_of_every_kind_load(
+  make_tensors, write_folder, shardings, tmp_path, config, dtype, num_shards
+):
+  tensors = {k: v.astype(dtype) for k, v in make_tensors(config).items()}
+  if num_shards == 1:
+    write_folder(tmp_path, config, tensors)
+  else:
+    write_folder(tmp_path, config, None)
+    _shard(tmp_path, tensors, num_shards)
+  params = weights.load(tmp_path, config, shardings(config))
+  _check_equal(params, _expected(tensors, config))
+  _, unused = jax.tree.flatten(params)
+  assert unused == jax.tree.structure(published.shapes(config))
+
+
+def test_a_head_beside_tied_embeddings_must_be_the_embedding(
+  make_tensors, write_folder, shardings, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(weights, "_COMPARED_ELEMENTS", 100)  # rows at a time: 6
+  tensors = make_tensors(TIED)
+  expected = _expected(tensors, TIED)
+  tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+  write_folder(tmp_path, TIED, tensors)
+  params = weights.load(tmp_path, TIED, shardings(TIED))
+  _check_equal(params, expected)
+  for row in (0, 20, 47):
+    changed = tensors["model.embed_tokens.weight"].copy()
+    changed[row, 3] += 1
+    write_folder(tmp_path, TIED, tensors | {"lm_head.weight": changed})
+    with pytest.raises(ValueError, match="lm_head.weight must equal model.em"):
+      weights.load(tmp_path, TIED, shardings(TIED))
+
+
+def _without(tensors, name):
+  return {k: v for k, v in tensors.items() if k != name}
+
+
+NORM = "model.norm.weight"
+Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda t: _without(t, Q_PROJ), f"must hold {Q_PROJ}, got no such tensor"),
+    (
+      lambda t: _without(t, "lm_head.weight"),
+      "must hold lm_head.weight, got no such tensor; tie_word_embeddings is f",
+    ),
+    (lambda t: {}, "must hold model.embed_tokens.weight, model.layers.0.input"),
+    (
+      lambda t: t | {Q_PROJ.replace("weight", "bias"): t[NORM]},
+      "and no others, got also model.layers.1.self_attn.q_proj.bias",
+    ),
+    (
+      lambda t: t | {Q_PROJ.replace("1", "3"): t[Q_PROJ]},
+      "and no others, got also model.layers.3.self_attn.q_proj.weight",
+    ),
+    (
+      lambda t: t | {Q_PROJ: np.ascontiguousarray(t[Q_PROJ].T)},
+      f"{Q_PROJ} must have shape (32, 16) by its config.json, got (16, 32)",
+    ),
+    (
+      lambda t: t | {NORM: t[NORM][:-1].copy()},
+      f"{NORM} must have shape (16,) by its config.json, got (15,)",
+    ),
+    (
+      lambda t: t | {NORM: t[NORM].astype(np.int8)},
+      f"{NORM} must be F32, BF16, F16, got I8",
+    ),
+  ],
+)
+def test_tensors_of_another_model_are_refused(
+  make_tensors, write_folder, shardings, tmp_path, change, message
+):
+  write_folder(tmp_path, CONFIG, change(make_tensors(CONFIG)))
+  with pytest.raises(ValueError) as refused:
+    weights.load(tmp_path, CONFIG, shardings(CONFIG))
+  assert str(refused.value).startswith(str(tmp_path))
+  assert message in str(refused.value)
+
+
+def _cut_off(folder, _):
+  path = folder / "model-00002-of-00002.safetensors"
+  path.write_bytes(path.read_bytes()[:-1])
+
+
+def _misname(folder, file_of):
+  _write_index(folder, file_of | {NORM: "model-00003-of-00002.safetensors"})
+
+
+def _misplace(folder, file_of):
+  other = next(f for f in set(file_of.values()) if f != file_of[NORM])
+  _write_index(folder, file_of | {NORM: other})
+
+
+def _lead_out(folder, file_of):
+  _write_index(folder, file_of | {NORM: f"../{file_of[NORM]}"})
+
+
+@pytest.mark.parametrize(
+  ("spoil", "message"),
+  [
+    (
+      lambda folder, _: (folder / "model-00002-of-00002.safetensors").unlink(),
+      "{0} must hold model-00002-of-00002.safetensors, which model.safetensors",
+    ),
+    (_misname, "{0} must hold model-00003-of-00002.safetensors, which model"),
+    (_misplace, f"must hold {NORM}, as model.safetensors.index.json says"),
+    (_lead_out, "must hold a weight_map from tensors to files beside it"),
+    (lambda folder, _: _write_index(folder, None), "must hold a weight_map"),
+    (
+      lambda folder, _: (folder / "model.safetensors.index.json").unlink(),
+      "{0} must hold model.safetensors or model.safetensors.index.json, got [",
+    ),
+    (
+      _cut_off,
+      "{0}/model-00002-of-00002.safetensors must be a whole safetensors file",
+    ),
+  ],
+)
+def test_damaged_folders_are_refused(
+  make_tensors, write_folder, shardings, tmp_path, spoil, message
+):
+  write_folder(tmp_path, CONFIG, None)
+  spoil(tmp_path, _shard(tmp_path, make_tensors(CONFIG), 2))
+  with pytest.raises(ValueError) as refused:
+    weights.load(tmp_path, CONFIG, shardings(CONFIG))
+  assert message.format(tmp_path) in str(refused.value)
+
+
+def test_a_folder_that_is_not_there_is_refused(shardings, tmp_path):
+  with pytest.raises(ValueError, match="must be in a folder, got .*nowhere"):
+    weights.load(tmp_path / "nowhere", CONFIG, shardings(CONFIG))
+
+
+@pytest.mark.parametrize("config", [CONFIG, TIED], ids=["untied", "tied"])
+def test_what_is_saved_loads_again(
+  make_tensors, write_folder, shardings, tmp_path, config
+):
+  tensors = make_tensors(config)
+  write_folder(tmp_path / "from", config, tensors)
+  params = weights.load(tmp_path / "from", config, shardings(config))
+  for dtype, max_bytes, num_files in (
+    ("float32", 10**9, 1),
+    ("bfloat16", 10**9, 1),
+    ("bfloat16", 4000, None),
+    ("bfloat16", 1, len(tensors)),
+  ):
+    folder = tmp_path / f"{dtype} {max_bytes}"
+    weights.save(
+      folder,
+      params,
+      config,
+      dtype=dtype,
+      max_shard_bytes=max_bytes,
+      fields={"eos_token_id": 7},
+      beside=lambda path: (path / "tokenizer.json").write_text("here"),
+    )
+    assert not folder.with_name(folder.name + ".partial").exists()
+    assert (folder / "tokenizer.json").read_text() == "here"
+    values = json.loads((folder / "config.json").read_text())
+    assert values["eos_token_id"] == 7 and values["torch_dtype"] == dtype
+    assert published.read_config(folder) == config
+    files = sorted(folder.glob("*.safetensors"))
+    stored = {}
+    for file in files:
+      part = safetensors_numpy.load_file(file)
+      stored |= part
+      with safetensors.safe_open(file, "np") as opened:
+        assert opened.metadata() == {"format": "pt"}
+      assert len(part) == 1 or sum(x.nbytes for x in part.values()) <= max_bytes
+    rounded = {k: v.astype(jax.numpy.dtype(dtype)) for k, v in tensors.items()}
+    assert list(stored) and stored.keys() == tensors.keys()
+    for name, tensor in rounded.items():
+      assert stored[name].dtype == tensor.dtype
+      np.testing.assert_array_equal(stored[name], tensor, err_msg=name)
+    again = weights.load(folder, config, shardings(config))
+    _check_equal(again, _expected(rounded, config))
+    assert len(files) == num_files or (num_files is None and len(files) > 3)
+    index = folder / "model.safetensors.index.json"
+    assert index.exists() == (len(files) > 1)
+    if index.exists():
+      size = json.loads(index.read_text())["metadata"]["total_size"]
+      assert size == sum(x.nbytes for x in stored.values())
+
+
+def _zeros(config):
+  return jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype), published.shapes(config)
+  )
+
+
+def test_a_folder_in_use_is_not_overwritten(tmp_path):
+  params = _zeros(TIED)
+  (tmp_path / "used").mkdir()
+  (tmp_path / "used" / "notes.txt").write_text("mine")
+  (tmp_path / "file").write_text("mine")
+  for name in ("used", "file"):
+    with pytest.raises(
+      ValueError, match=f"a new or empty folder, got .*{name}"
+    ):
+      weights.save(tmp_path / name, params, TIED)
+  assert sorted(p.name for p in tmp_path.rglob("*")) == [
+    "file",
+    "notes.txt",
+    "used",
+  ]
+  (tmp_path / "empty").mkdir()
+  weights.save(tmp_path / "empty", params, TIED)
+  assert (tmp_path / "empty" / "model.safetensors").exists()
+
+
+def test_a_save_that_fails_leaves_nothing(tmp_path):
+  params = _zeros(TIED)
+
+  def fail(folder):
+    assert (folder / "model.safetensors").exists()
+    raise OSError("no space left")
+
+  (tmp_path / "to.partial").mkdir()  # of a save that was killed
+  (tmp_path / "to.partial" / "old.safetensors").write_text("")
+  with pytest.raises(OSError, match="no space left"):
+    weights.save(tmp_path / "to", params, TIED, beside=fail)
+  assert list(tmp_path.iterdir()) == []
+  with pytest.raises(ValueError, match="bfloat16 or float32.* got 'float16'"):
+    weights.save(tmp_path / "to", params, TIED, dtype="float16")
+  weights.save(tmp_path / "to", params, TIED)
+  names = {path.name for path in (tmp_path / "to").iterdir()}
+  assert names == {"config.json", "model.safetensors"}
+
+
+def _run_apart(request, **environment):
+  """Runs the test that asks in a process of its own."""
+  name = request.node.name
+  run = subprocess.run(
+    [
+      *(sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"),
+      *("-n0", "-o", "python_files=*_test.py"),
+      *("--rootdir", request.config.rootpath, f"{__file__}::{name}"),
+    ],
+    env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+    capture_output=True,
+    text=True,
+  )
+  print(run.stdout)
+  assert run.returncode == 0 and "1 passed" in run.stdout, run.stdout
+
+
+def test_eight_devices_hold_what_one_does(
+  request, make_tensors, write_folder, shardings, tmp_path
+):
+  if jax.device_count() != 8:  # fixed when JAX starts
+    _run_apart(
+      request,
+      XLA_FLAGS="--xla_force_host_platform_device_count=8"
+      " --xla_backend_optimization_level=0",
+    )
+    return
+  tensors = make_tensors(CONFIG)
+  write_folder(tmp_path / "from", CONFIG, tensors)
+  for sizes in ((2, 2, 2), (1, 1, 8)):
+    wanted = shardings(CONFIG, config_lib.Mesh(*sizes), jax.devices())
+    params = weights.load(tmp_path / "from", CONFIG, wanted)
+    _check_equal(params, _expected(tensors, CONFIG))
+    jax.tree.map(
+      lambda leaf, where: (
+        pytest.fail(f"{leaf.sharding} is not {where}")
+        if not leaf.sharding.is_equivalent_to(where, leaf.ndim)
+        else None
+      ),
+      params,
+      wanted,
+    )
+    up = params["layers"]["mlp"]["up"]["kernel"]
+    shape = (3, 16 // sizes[1], 24 // sizes[2])
+    assert {part.data.shape for part in up.addressable_shards} == {shape}
+    folder = tmp_path / "x".join(map(str, sizes))
+    weights.save(folder, params, CONFIG, dtype="float32")
+    saved = safetensors_numpy.load_file(folder / "model.safetensors")
+    assert saved.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+      np.testing.assert_array_equal(saved[name], tensor, err_msg=name)
+
+
+def _reset_peak():
+  """Returns the resident bytes, and makes them the peak."""
+  # What is free but not given back would hide what is taken next.
+  getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
+  pathlib.Path("/proc/self/clear_refs").write_text("5")
+  return _memory("VmRSS")
+
+
+def _memory(field):
+  """Returns bytes of this process; VmHWM is the most that were resident."""
+  status = pathlib.Path("/proc/self/status").read_text()
+  (line,) = [x for x in status.splitlines() if x.startswith(f"{field}:")]
+  return int(line.split()[1]) * 1024
+
+
+@pytest.mark.skipif(
+  not pathlib.Path("/proc/self/clear_refs").exists(), reason="asks Linux"
+)
+def test_the_host_holds_few_tensors_at_a_time(
+  request, write_folder, shardings, tmp_path
+):
+  config = qwen3.Config(
+    vocab_size=2048,
+    hidden_size=1024,
+    num_layers=8,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=128,
+    intermediate_size=3072,
+    tie_embeddings=True,
+  )
+  tensors = list(published.tensors(config))
+  num_bytes = 4 * sum(math.prod(tensor.shape) for tensor in tensors)
+  largest = 4 * max(math.prod(tensor.shape) for tensor in tensors)
+  assert num_bytes > 400e6 > 25 * largest
+  if not os.environ.get("USERRL_FOLDER"):
+    ones = {t.name: np.ones(t.shape, np.float32) for t in tensors}
+    write_folder(tmp_path, config, None)
+    _shard(tmp_path, ones, 3)
+    _run_apart(request, USERRL_FOLDER=str(tmp_path))
+    return
+  where = shardings(config)
+  for turn in ("compiling", "measured"):  # what compiling takes is no tensor's
+    before = _reset_peak()
+    params = weights.load(os.environ["USERRL_FOLDER"], config, where)
+    # The params of a CPU are on the host, too.
+    assert _memory("VmRSS") - before > 0.95 * num_bytes
+    loading = (_memory("VmHWM") - before - num_bytes) / largest
+    before = _reset_peak()
+    weights.save(tmp_path / turn, params, config)
+    saving = (_memory("VmHWM") - before) / largest
+    del params
+  print(f"beside params, of the largest tensor: {loading:.1f}, {saving:.1f}")
+  assert loading < 6 and saving < 6  # a leaf has 8
