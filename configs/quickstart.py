@@ -1,8 +1,8 @@
 """From a random model to an agent that plays three gyms, on a laptop.
 
 A random Qwen3 of 0.9 million parameters learns the format of dialogues, then
-Function, Telepathy and Travel from demonstrations in which one turn in seven
-is a random move, then gets better by its own play.
+Function, Telepathy and Travel from demonstrations in which one turn in four is
+a random move, then gets better by its own play.
 
 Command:   bash launch/quickstart.sh
 Hardware:  2 CPU cores, no accelerator, no key
@@ -43,9 +43,9 @@ def get_config() -> config_lib.Config:
   )
   c.base.optimizer.b2 = 0.95
   c.cold_start = config_lib.ColdStart(
-    num_steps=360, num_tries=1, noise=0.15, episodes_per_step=24, optimizer=sft
+    num_steps=520, num_tries=1, noise=0.25, episodes_per_step=24, optimizer=sft
   )
-  c.grpo.num_iterations = 32
+  c.grpo.num_iterations = 50
   c.grpo.tasks_per_iteration = 18
   c.grpo.credit = config_lib.Credit(score="sum", normalize="none")
   c.grpo.optimizer = config_lib.Optimizer(learning_rate=6e-4, warmup_steps=3)

@@ -1,7 +1,7 @@
 """Collecting ahead of the update: bounded, complete, and it resumes."""
 
-import asyncio
 import json
+import pathlib
 import threading
 
 import jax
@@ -15,10 +15,7 @@ from userrl_jax import config_rules
 from userrl_jax import data
 from userrl_jax import flags
 from userrl_jax import recorder
-from userrl_jax import report
-from userrl_jax import stages
 from userrl_jax import train
-from userrl_jax.gyms import function
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -28,13 +25,14 @@ def _config(folder, staleness, iterations=4):
   c.model.num_layers = 1
   c.gyms.num_train_tasks = 12
   c.gyms.num_test_tasks = 4
-  c.gyms.max_turns = 3
+  c.gyms.max_turns = 6
   c.rollout.max_tokens_per_turn = 24
-  c.rollout.max_tokens_per_episode = 320
+  c.rollout.max_tokens_per_episode = 448
   c.rollout.max_staleness = staleness
   c.engine = config_lib.Engine(num_rows=24, num_lanes=8, decode_tokens=8)
-  c.packing = config_lib.Packing(row_length=320, logprob_chunk=64)
+  c.packing = config_lib.Packing(row_length=448, logprob_chunk=64)
   c.cold_start.num_steps = 2
+  c.cold_start.noise = 0.0
   c.cold_start.episodes_per_step = 8
   c.cold_start.optimizer = config_lib.Optimizer()
   c.grpo.num_iterations = iterations
@@ -49,24 +47,9 @@ def _run(config):
   """Trains; returns the metrics of GRPO."""
   config_rules.validate(config)
   train.main(config, flags.Command((), "recipe.py", {}))
-  text = (assembly.pathlib.Path(config.out_dir) / "metrics.jsonl").read_text()
+  text = (pathlib.Path(config.out_dir) / "metrics.jsonl").read_text()
   lines = [json.loads(line) for line in text.splitlines()]
   return [x for x in lines if x["stage"] == "grpo"]
-
-
-@pytest.fixture
-def slow_users(monkeypatch):
-  """Lets users of Function think, and notes who plays while they do."""
-  playing = []
-  step = function.Gym.step
-
-  async def thinking(gym, action):
-    playing.append(gym)
-    await asyncio.sleep(0.05)
-    return await step(gym, action)
-
-  monkeypatch.setattr(function.Gym, "step", thinking)
-  return playing
 
 
 def test_ahead_plays_every_task_once_within_the_bound(tmp_path, monkeypatch):
@@ -98,22 +81,27 @@ def test_ahead_plays_every_task_once_within_the_bound(tmp_path, monkeypatch):
   assert [t for _, _, t in grpo] == [
     [t.id for t in plain.next()] for _ in range(4)
   ]
-  assert threading.active_count() < 20
+  assert not [t for t in threading.enumerate() if t.name == collecting.THREAD]
 
 
-def test_a_resumed_run_repeats_no_task(tmp_path):
-  folder = tmp_path / "run"
-  _run(_config(folder, staleness=2, iterations=4))
-  # The place in the stream is that of the updates, not of what was played.
-  config = _config(folder, staleness=2, iterations=4)
-  parts = assembly.build(config)
-  run = recorder.Recorder(parts, flags.Command((), "recipe.py", {}))
-  stage = stages.plan(parts)[1]
-  state, update = stages.start(parts, stage)
-  del report, run, state, update
-  stream = stages.stream(parts, stage)
-  drawn = [stream.next() for _ in range(4)]
-  assert len(drawn) == 4
+def test_a_checkpoint_holds_the_place_of_the_updates(tmp_path, monkeypatch):
+  """Not that of what was played ahead: a resumed run skips no task."""
+  places = []
+  save = recorder.Recorder.save_when_due
+
+  def noted(self, num_done, state):
+    if self._stage.name == "grpo":
+      places.append(self._stream.get_state())
+    save(self, num_done, state)
+
+  monkeypatch.setattr(recorder.Recorder, "save_when_due", noted)
+  config = _config(tmp_path / "run", staleness=2, iterations=4)
+  _run(config)
+  plain = data.task_stream(assembly.load_tasks(config, "train"), 3, seed=0)
+  for place in places:
+    plain.next()
+    assert place == plain.get_state()
+  assert len(places) == 4
 
 
 def test_strict_is_the_same_in_every_run(tmp_path):

@@ -32,6 +32,8 @@ from userrl_jax.inference import sampling as sampling_lib
 from userrl_jax.models import qwen3
 from userrl_jax.rollout import collect
 
+THREAD = "userrl_jax collecting"  # its name, while there is one
+
 # (iteration, params) -> its groups
 Collect = Callable[[int, qwen3.Params], list[types.Group]]
 
@@ -137,7 +139,9 @@ class _Runner:
     self.judge: judging.Judge | None = None
     self._parts = parts
     self._loop = asyncio.new_event_loop()
-    self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+    self._thread = threading.Thread(
+      target=self._loop.run_forever, name=THREAD, daemon=True
+    )
     self._playing: set[asyncio.Task | None] = set()
     self._opened = contextlib.AsyncExitStack()
 

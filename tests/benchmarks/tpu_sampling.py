@@ -1,6 +1,6 @@
 """Compiles extend and decode for TPU slices, without a TPU; run by hand.
 
-  TPU_SKIP_MDS_QUERY=1 python -m tests.benchmarks.tpu_sampling [preset:slice ...]
+  python -m tests.benchmarks.tpu_sampling [preset:chip ...]
 
 Needs `pip install libtpu`. Prints one JSON line a program: its memory a device
 and the operations and bytes that the compiler counts, with the time that they

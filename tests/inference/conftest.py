@@ -55,7 +55,7 @@ class Script:
   prompt: tuple[int, int] = (20, 240)
   group_size: int = 1  # neighbours that share a prompt
   delay_s: float = 0.0
-  how: sampling.Sampling = sampling.Sampling()
+  how: sampling.Sampling = dataclasses.field(default=sampling.Sampling())
   order: int = 0  # seed of the order in which they begin; 0 is as numbered
 
   def converse(self, engine, index):
@@ -89,7 +89,7 @@ def make_engine(settings=SETTINGS, mesh=None, model=MODEL):
   return engine_lib.Engine(model, settings, MAX_LENGTH, STOP_ID, mesh)
 
 
-def run(params, script=Script(), settings=SETTINGS, mesh=None):  # noqa: B008
+def run(params, script=Script(), settings=SETTINGS, mesh=None):
   """Returns all dialogues, in order, and the engine."""
   engine = make_engine(settings, mesh)
   order = np.arange(script.num_dialogues)
