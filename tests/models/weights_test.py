@@ -1,5 +1,6 @@
 """Published folders: what they say, how they load and save, what is refused."""
 
+import collections
 import ctypes
 import dataclasses
 import json
@@ -19,6 +20,7 @@ from safetensors import numpy as safetensors_numpy
 from userrl_jax import config as config_lib
 from userrl_jax.models import published
 from userrl_jax.models import qwen3
+from userrl_jax.models import tensor_files
 from userrl_jax.models import weights
 
 CONFIG = qwen3.Config(
@@ -442,7 +444,7 @@ def _run_apart(request, **environment):
 
 
 def test_eight_devices_hold_what_one_does(
-  request, make_tensors, write_folder, shardings, tmp_path
+  request, make_tensors, write_folder, shardings, tmp_path, monkeypatch
 ):
   if jax.device_count() != 8:  # fixed when JAX starts
     _run_apart(
@@ -453,7 +455,19 @@ def test_eight_devices_hold_what_one_does(
     return
   tensors = make_tensors(CONFIG)
   write_folder(tmp_path / "from", CONFIG, tensors)
-  for sizes in ((2, 2, 2), (1, 1, 8)):
+  read, parts = tensor_files.read, collections.defaultdict(list)
+
+  def noted(tensor, index):
+    part = read(tensor, index)
+    parts[tensor.name].append(part.shape)
+    return part
+
+  monkeypatch.setattr(tensor_files, "read", noted)
+  for sizes, of_q, of_down in (
+    ((2, 2, 2), [(16, 8)] * 4, [(8, 12)] * 4),
+    ((1, 1, 8), [(4, 16)] * 8, [(16, 3)] * 8),
+  ):
+    parts.clear()
     wanted = shardings(CONFIG, config_lib.Mesh(*sizes), jax.devices())
     params = weights.load(tmp_path / "from", CONFIG, wanted)
     _check_equal(params, _expected(tensors, CONFIG))
@@ -466,6 +480,9 @@ def test_eight_devices_hold_what_one_does(
       params,
       wanted,
     )
+    # What a device keeps is read for it, once, and nothing else.
+    assert parts[Q_PROJ] == of_q and parts[NORM] == [(16,)]
+    assert parts["model.layers.2.mlp.down_proj.weight"] == of_down
     up = params["layers"]["mlp"]["up"]["kernel"]
     shape = (3, 16 // sizes[1], 24 // sizes[2])
     assert {part.data.shape for part in up.addressable_shards} == {shape}
