@@ -99,6 +99,25 @@ def write_folder():
 
 
 @pytest.fixture(scope="session")
+def write_shards():
+  """Returns a function that deals tensors to files; it returns the index."""
+
+  def write(folder, tensors, num_shards):
+    file_of = {}
+    for i in range(num_shards):
+      file = f"model-{i + 1:05}-of-{num_shards:05}.safetensors"
+      part = dict(list(tensors.items())[i::num_shards])
+      safetensors_numpy.save_file(part, folder / file)
+      file_of |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": file_of}
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    return file_of
+
+  return write
+
+
+@pytest.fixture(scope="session")
 def shardings():
   """Returns a function that shards a model's params over a mesh."""
 
