@@ -21,6 +21,8 @@ class Model:
   folder: str = ""  # published weights to start from: config.json, safetensors
   num_layers: int = 0  # 0 keeps the preset's; else cuts or grows its depth
   dtype: str = "float32"  # compute dtype: float32 or bfloat16
+  # Of packed rows: xla, cudnn (GPU), splash (TPU), or auto: what suits.
+  attention: str = "auto"
   remat: str = "none"  # none, or full: recompute each layer going backward
 
 

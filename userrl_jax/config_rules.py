@@ -14,6 +14,7 @@ from userrl_jax import config as config_lib
 
 _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   "Model.dtype": ("float32", "bfloat16"),
+  "Model.attention": ("auto", "xla", "cudnn", "splash"),
   "Model.remat": ("none", "full"),
   "Tokenizer.kind": ("sentencepiece", "huggingface"),
   "Chat.profile": ("full", "brief"),

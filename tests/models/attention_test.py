@@ -21,7 +21,9 @@ def _inputs(B, T, H, N, d, C):
 
 
 @pytest.mark.parametrize("T", [1, 32])
-@pytest.mark.parametrize("shape", [(4, 4, 2, 8), (16, 8, 1, 32), (3, 5, 5, 16)])
+@pytest.mark.parametrize(
+  "shape", [(4, 4, 2, 8), (16, 8, 1, 32), (3, 10, 5, 16)]
+)
 def test_a_longer_call_changes_no_bit(T, shape):
   B, H, N, d = shape
   q, keys, values, positions_BT = _inputs(B, T, H, N, d, 1024)
@@ -58,3 +60,48 @@ def test_packed_segments_equal_rows_of_their_own():
       row(q), row(k), row(v), jnp.ones((1, stop - start), jnp.int32)
     )
     np.testing.assert_allclose(packed[:, part], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("T", [128])
+def test_splash_equals_plain_attention_and_so_do_its_gradients(T):
+  rng = np.random.default_rng(2)
+  q = rng.normal(size=(2, T, 4, 128)).astype(np.float32)
+  k, v = rng.normal(size=(2, 2, T, 2, 128)).astype(np.float32)
+  segments = np.repeat([[1, 2, 3, 0]], 2, 0).repeat(T // 4, 1)
+
+  def loss(q, k, v, name):
+    out = attention.packed(q, k, v, jnp.asarray(segments), name)
+    real = jnp.where(jnp.asarray(segments)[..., None, None] > 0, out, 0)
+    return jnp.sum(jnp.sin(real)), real
+
+  graded = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+  (_, got), got_grads = graded(q, k, v, "splash_interpreted")
+  (_, want), want_grads = graded(q, k, v, "xla")
+  np.testing.assert_allclose(got, want, atol=2e-5)
+  for a, b in zip(got_grads, want_grads, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_splash_refuses_rows_that_its_blocks_do_not_divide():
+  q = jnp.zeros((1, 100, 2, 128))
+  with pytest.raises(ValueError, match="multiple of 128 tokens, got 100"):
+    attention.packed(q, q, q, jnp.ones((1, 100), jnp.int32), "splash")
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
+def test_cudnn_equals_plain_attention():
+  rng = np.random.default_rng(3)
+  q = rng.normal(size=(2, 128, 4, 64)).astype(jnp.bfloat16)
+  k, v = rng.normal(size=(2, 2, 128, 2, 64)).astype(jnp.bfloat16)
+  segments = jnp.asarray(np.repeat([[1, 2]], 2, 0).repeat(64, 1))
+  got = attention.packed(q, k, v, segments, "cudnn")
+  want = attention.packed(q, k, v, segments, "xla")
+  np.testing.assert_allclose(
+    np.asarray(got, np.float32), np.asarray(want, np.float32), atol=3e-2
+  )
+
+
+def test_every_platform_has_an_implementation():
+  names = [attention.for_backend(p) for p in ("cpu", "gpu", "tpu")]
+  assert names == ["xla", "cudnn", "splash"]
+  assert set(names) <= set(attention.IMPLEMENTATIONS)

@@ -1,12 +1,27 @@
 """The one seam through which attention is computed.
 
 Two forms: over packed rows (training) and over KV rows (sampling). Both take
-grouped queries, mask, and do the softmax in float32.
+grouped queries, mask, and do the softmax in float32. Packed rows have a kernel
+for each kind of device, chosen by name:
+
+  xla     plain array code, for CPUs; runs everywhere
+  cudnn   cuDNN's fused attention, on GPUs of bfloat16
+  splash  the Pallas kernel of JAX for TPUs; skips what no query sees
+          (splash_interpreted runs it anywhere, slowly, to compare with)
+
+KV rows go through XLA everywhere: a decoded token reads its row once, which is
+bound by memory and nothing that a kernel could save.
 """
 
 import functools
 
 import jax
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_kernel,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_mask,
+)
 import jax.numpy as jnp
 
 # Positions of a KV row whose products are summed together.
@@ -16,9 +31,17 @@ CACHE_BLOCK = 256
 # keys are all hidden gives numbers instead of NaN.
 _HIDDEN = -1e30
 
+# Tokens that a block of the TPU kernel may have, the best first.
+_SPLASH_BLOCKS = (512, 256, 128)
+
 # Queries computed together in a packed row: keys that come later than all of
 # them are not even looked at, which saves almost half of a causal product.
 _QUERY_BLOCK = 64
+
+
+def for_backend(platform: str) -> str:
+  """Returns the implementation that suits a platform of JAX."""
+  return {"gpu": "cudnn", "tpu": "splash"}.get(platform, "xla")
 
 
 def packed(
@@ -26,6 +49,7 @@ def packed(
   k_BTNd: jax.Array,
   v_BTNd: jax.Array,
   segment_ids_BT: jax.Array,
+  implementation: str = "xla",
 ) -> jax.Array:
   """Attends causally within each segment of a packed row.
 
@@ -35,10 +59,17 @@ def packed(
     v_BTNd: [B, T, N, d] values.
     segment_ids_BT: [B, T] int32; tokens see only tokens of their own segment
       that do not come later. 0 is padding.
+    implementation: one of `IMPLEMENTATIONS`.
 
   Returns:
     [B, T, H, d] in the dtype of `v_BTNd`.
   """
+  attend = _PACKED[implementation]
+  return attend(q_BTHd, k_BTNd, v_BTNd, segment_ids_BT)
+
+
+def _packed_xla(q_BTHd, k_BTNd, v_BTNd, segment_ids_BT):
+  """Attends by blocks of queries; for `packed`."""
   T = q_BTHd.shape[1]
   blocks = []
   for start in range(0, T, _QUERY_BLOCK):
@@ -53,6 +84,58 @@ def packed(
       )
     )
   return jnp.concatenate(blocks, axis=1)
+
+
+def _packed_cudnn(q_BTHd, k_BTNd, v_BTNd, segment_ids_BT):
+  """Attends through cuDNN, which takes the segments as a mask; for `packed`."""
+  segments_B1T = segment_ids_BT[:, None]
+  same_B1TT = segments_B1T[..., :, None] == segments_B1T[..., None, :]
+  return jax.nn.dot_product_attention(
+    q_BTHd,
+    k_BTNd,
+    v_BTNd,
+    mask=same_B1TT,
+    is_causal=True,
+    implementation="cudnn",
+  )
+
+
+def _packed_splash(q_BTHd, k_BTNd, v_BTNd, segment_ids_BT, interpret=False):
+  """Attends through JAX's Pallas kernel; for `packed`."""
+  B, T, H, d = q_BTHd.shape
+  N = k_BTNd.shape[2]
+  block = next((b for b in _SPLASH_BLOCKS if T % b == 0), None)
+  if block is None:
+    raise ValueError(
+      f"rows for splash attention must be a multiple of {_SPLASH_BLOCKS[-1]} "
+      f"tokens, got {T}; change packing.row_length, or set model.attention=xla"
+    )
+  kernel = splash_attention_kernel.make_splash_mqa_single_device(
+    splash_attention_mask.MultiHeadMask(
+      [splash_attention_mask.CausalMask((T, T))] * (H // N)
+    ),
+    block_sizes=splash_attention_kernel.BlockSizes(
+      block_q=block,
+      block_kv=block,
+      block_kv_compute=block,
+      block_q_dkv=block,
+      block_kv_dkv=block,
+      block_kv_dkv_compute=block,
+      block_q_dq=block,
+      block_kv_dq=block,
+    ),
+    interpret=interpret,
+  )
+  segments = splash_attention_kernel.SegmentIds(segment_ids_BT, segment_ids_BT)
+  of_heads = jax.vmap(kernel, (0, 0, 0, None))
+  q_BNGTd = (q_BTHd * d**-0.5).reshape(B, T, N, H // N, d)
+  out_BNGTd = jax.vmap(of_heads)(
+    q_BNGTd.transpose(0, 2, 3, 1, 4),
+    k_BTNd.swapaxes(1, 2),
+    v_BTNd.swapaxes(1, 2),
+    segments,
+  )
+  return out_BNGTd.transpose(0, 3, 1, 2, 4).reshape(B, T, H, d)
 
 
 def _packed_block(q_BtHd, k_BSNd, v_BSNd, q_segments_Bt, k_segments_BS):
@@ -85,7 +168,9 @@ def cached(
 
   Sums over C are sums over blocks of `CACHE_BLOCK` positions, added in order;
   a block that no query sees adds an exact 0. So the result for a row is the
-  same to the bit however much longer the rows beside it made the call.
+  same to the bit however much longer the rows beside it made the call. (Of
+  grouped queries, as in every Qwen3: one query a key head would be a product
+  with a vector, which XLA sums otherwise for each length.)
 
   Args:
     q_BTHd: [B, T, H, d] queries; H is a multiple of N.
@@ -129,3 +214,12 @@ def _sum_in_order(x: jax.Array, axis: int) -> jax.Array:
   """Sums over an axis from first to last, never as a tree."""
   parts = jnp.moveaxis(x, axis, 0)
   return functools.reduce(jnp.add, [parts[i] for i in range(x.shape[axis])])
+
+
+_PACKED = {
+  "xla": _packed_xla,
+  "cudnn": _packed_cudnn,
+  "splash": _packed_splash,
+  "splash_interpreted": functools.partial(_packed_splash, interpret=True),
+}
+IMPLEMENTATIONS = tuple(_PACKED)

@@ -45,6 +45,7 @@ class Config:
   rms_norm_eps: float = 1e-6
   dtype: str = "float32"  # compute dtype; params are float32
   remat: str = "none"  # none, or full: keep only each layer's input
+  attention: str = "xla"  # of packed rows: attention.IMPLEMENTATIONS
   # Ids that the tokenizer has; those above, which only round the vocabulary
   # up, get no probability. 0 is all.
   num_ids: int = 0
@@ -208,7 +209,8 @@ def forward(
   if cache is None:
 
     def attend(q, k, v):
-      return attention.packed(q, k, v, segment_ids_BT), None
+      out = attention.packed(q, k, v, segment_ids_BT, config.attention)
+      return out, None
 
     def layer(x, layer_params):
       return block.apply({"params": layer_params}, x, rope, attend)[0], None
