@@ -209,7 +209,10 @@ def test_a_published_tokenizer_goes_along_and_a_run_starts_from_both(
   config_rules.validate(c)
   parts = assembly.build(c)
   assert parts.model == dataclasses.replace(
-    MODEL, rope_theta=5e6, dtype="bfloat16"
+    MODEL,
+    rope_theta=5e6,
+    dtype="bfloat16",
+    num_ids=parts.tokenizer.vocab_size,
   )
   _check_equal(assembly.first_params(parts), 4, "bfloat16")
   _write_run(c, grpo=[6])

@@ -141,8 +141,9 @@ def _packed_logits(params, config, *inputs):
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
 def _cached_logits(params, config, tokens_BT, positions_BT, cache):
+  layout = qwen3.sampling_layout(params, config)
   hidden_BTD, cache = qwen3.forward(
-    params, config, tokens_BT, positions_BT, cache=cache
+    layout, config, tokens_BT, positions_BT, cache=cache
   )
   return qwen3.logits(params, config, hidden_BTD), cache
 

@@ -79,10 +79,11 @@ def test_cached_pieces_equal_the_packed_whole(model):
     params, config, tokens_BT, positions_BT, jnp.ones_like(tokens_BT)
   )
   cache = qwen3.init_cache(config, 2, 32)
+  layout = qwen3.sampling_layout(params, config)
   pieces = []
   for start, stop in ((0, 10), (10, 19), (19, 20), (20, 21)):
     hidden, cache = qwen3.forward(
-      params,
+      layout,
       config,
       tokens_BT[:, start:stop],
       positions_BT[:, start:stop],
@@ -96,8 +97,9 @@ def test_padding_positions_write_nothing(model):
   config, params = model
   empty = qwen3.init_cache(config, 1, 8)
   tokens_BT = jnp.ones((1, 3), jnp.int32)
+  layout = qwen3.sampling_layout(params, config)
   _, cache = qwen3.forward(
-    params, config, tokens_BT, jnp.array([[0, 8, 8]]), cache=empty
+    layout, config, tokens_BT, jnp.array([[0, 8, 8]]), cache=empty
   )
   written = np.asarray(cache.values[0])[0, 0].any(-1)
   assert written.tolist() == [True] + [False] * 7

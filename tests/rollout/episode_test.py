@@ -271,3 +271,73 @@ def test_a_wrong_set_up_stops_the_run_at_once(chat, tasks):
 def test_scripted_agents_are_agents(chat):
   agent: agents.Agent = scripted.ScriptedAgent(_moves(), chat, 100)
   assert agent.has_room()
+
+
+class _Unwell:
+  """A gym that fails or hangs where it is told to."""
+
+  def __init__(self, where, how):
+    self._gym = gyms.make("function", GYMS)
+    self._where, self._how = where, how
+
+  def __getattr__(self, name):
+    return getattr(self._gym, name)
+
+  async def _ail(self, where):
+    if where == self._where:
+      if self._how == "hang":
+        await asyncio.sleep(3600)
+      raise KeyError(self._how)
+
+  async def reset(self, task, seed):
+    await self._ail("reset")
+    return await self._gym.reset(task, seed)
+
+  async def step(self, action):
+    await self._ail("step")
+    return await self._gym.step(action)
+
+
+@pytest.mark.parametrize(
+  ("where", "how", "fault"),
+  [
+    ("reset", "bug", types.Fault.GYM_ERROR),
+    ("reset", "hang", types.Fault.GYM_ERROR),
+    ("step", "bug", types.Fault.GYM_ERROR),
+    ("step", "hang", types.Fault.USER_TIMEOUT),
+    ("agent", "bug", types.Fault.AGENT_ERROR),
+  ],
+)
+def test_a_bug_or_a_hang_ends_its_own_episode_only(
+  chat, tasks, where, how, fault
+):
+  limits = dataclasses.replace(LIMITS, step_timeout_s=0.05, num_retries=0)
+  num_made = [0]
+
+  def make_gym(name):
+    num_made[0] += 1
+    is_ill = num_made[0] == 2
+    return _Unwell(where, how) if is_ill else gyms.make(name, GYMS)
+
+  def make_agent(task, member, seed):
+    def failing(observations):
+      raise KeyError(how)
+
+    is_ill = where == "agent" and member == 1
+    script = failing if is_ill else _oracle(task)
+    return scripted.ScriptedAgent(script, chat, limits.max_tokens_per_episode)
+
+  groups = asyncio.run(
+    collect.collect(
+      tasks[:1],
+      3,
+      make_gym,
+      make_agent,
+      dataclasses.replace(SETTINGS, limits=limits),
+      seed=0,
+      iteration=0,
+    )
+  )
+  faults = [t.fault for t in groups[0].trajectories]
+  assert faults == [types.Fault.OK, fault, types.Fault.OK]
+  assert how in groups[0].trajectories[1].detail or how == "hang"

@@ -53,10 +53,10 @@ def check_prompt(num_ids: int, max_tokens_per_episode: int) -> None:
   """Refuses a prompt that leaves no room for a turn.
 
   Raises:
-    ValueError: when the prompt fills the episode's budget.
+    types.SetupError: when the prompt fills the episode's budget.
   """
   if num_ids >= max_tokens_per_episode:
-    raise ValueError(
+    raise types.SetupError(
       "rollout.max_tokens_per_episode must leave room after the prompt, got "
       f"{max_tokens_per_episode} for a prompt of {num_ids} ids; raise it or "
       "choose chat.profile brief"

@@ -2,8 +2,9 @@
 
 The same lines serve the policy on the device, an oracle that demonstrates, and
 whoever else takes the agent's chair. Everything that goes wrong ends up in the
-trajectory as a fault (law L2); nothing that failed becomes a reward. Only what
-would go wrong in every episode, a `types.SetupError`, comes out.
+trajectory as a fault (law L2); nothing that failed becomes a reward, and a bug
+or a hang in one episode ends that episode only. What would go wrong in every
+episode, a `types.SetupError`, comes out.
 """
 
 import asyncio
@@ -57,7 +58,7 @@ async def play(
   prompt, max_score = "", 1.0
   fault, detail = types.Fault.OK, ""
   try:
-    first = await gym.reset(task, seed)
+    first = await _reset(gym, task, seed, settings.limits)
     max_score = gym.max_score
     system = gym.system_prompt(settings.profile)
     prompt = f"{system}\n\n{first.text}"
@@ -65,6 +66,11 @@ async def play(
     stop = await _converse(gym, agent, settings, turns)
   except types.FaultError as error:
     stop, fault, detail = types.StopReason.FAULT, error.fault, error.detail
+  except types.SetupError:
+    raise
+  except Exception as error:  # the agent's: those of gyms are faults by now
+    stop, fault = types.StopReason.FAULT, types.Fault.AGENT_ERROR
+    detail = f"{type(error).__name__}: {error}"
   finally:
     agent.close()
   return types.Trajectory(
@@ -142,6 +148,28 @@ async def _converse(
     agent.observe(observation)
     if not agent.has_room():
       return types.StopReason.EPISODE_BUDGET
+
+
+async def _reset(
+  gym: gyms.Gym, task: types.Task, seed: int, limits: config.Rollout
+) -> types.Observation:
+  """Starts the gym, within the time of a step.
+
+  Raises:
+    types.FaultError: GYM_ERROR when it raises or takes too long.
+    types.SetupError: as it comes.
+  """
+  try:
+    async with asyncio.timeout(limits.step_timeout_s):
+      return await gym.reset(task, seed)
+  except (types.FaultError, types.SetupError):
+    raise
+  except TimeoutError:
+    detail = f"no start within {limits.step_timeout_s:g} s"
+    raise types.FaultError(types.Fault.GYM_ERROR, detail) from None
+  except Exception as error:
+    detail = f"{type(error).__name__}: {error}"
+    raise types.FaultError(types.Fault.GYM_ERROR, detail) from error
 
 
 async def _step(
