@@ -7,6 +7,9 @@ the new positions back:
   rows of the cache   0: aaaaaaa...   1: bb......   2: cccc....
   lanes -> rows       [2, 0, S]       (S marks an idle lane: writes drop)
 
+With as many lanes as rows, lane i is row i, and decoding may work in place: it
+takes no memory beside the cache.
+
 On several devices rows and lanes are split over `data` and `fsdp`, and a lane
 points at a row of its own device: every device runs the same program on a tile
 of its own, and stops by itself. Heads are split over `tensor`. Params, in
@@ -115,7 +118,7 @@ def extend(
 
 @functools.partial(
   jax.jit,
-  static_argnames=("config", "mesh", "length", "num_tokens"),
+  static_argnames=("config", "mesh", "length", "num_tokens", "in_place"),
   donate_argnames=("cache",),
 )
 def decode(
@@ -129,6 +132,7 @@ def decode(
   mesh: jax.sharding.Mesh,
   length: int,
   num_tokens: int,
+  in_place: bool = False,
 ) -> tuple[qwen3.Cache, Decoded]:
   """Samples up to `num_tokens` ids a lane, until a stop id or its budget.
 
@@ -144,6 +148,7 @@ def decode(
     mesh: whose devices share the rows.
     length: positions of a row that this call looks at.
     num_tokens: n, the most ids a lane samples in this call.
+    in_place: lane i is row i, and idle ones have no budget; nothing is copied.
 
   Returns:
     The cache, in which the current id and all sampled ids but the last are
@@ -152,7 +157,11 @@ def decode(
 
   def tile(params, cache, lanes, stop_id, min_busy):
     run = functools.partial(
-      _decode_tile, config=config, length=length, num_tokens=num_tokens
+      _decode_tile,
+      config=config,
+      length=length,
+      num_tokens=num_tokens,
+      in_place=in_place,
     )
     return run(params, cache, lanes, stop_id, min_busy)
 
@@ -193,7 +202,16 @@ def num_programs() -> int:
 
 
 def _decode_tile(
-  params, cache, lanes, stop_id, min_busy, *, config, length, num_tokens
+  params,
+  cache,
+  lanes,
+  stop_id,
+  min_busy,
+  *,
+  config,
+  length,
+  num_tokens,
+  in_place,
 ):
   """Decodes the lanes of one device; for `decode`."""
   B = lanes.rows_B.shape[0]
@@ -205,6 +223,7 @@ def _decode_tile(
   )
   begun_B = lanes.budgets_B > 0
   fewest = min_busy * jnp.sum(begun_B)
+  nowhere = cache.values[0].shape[2]  # a position past every row
 
   class Loop(NamedTuple):
     i: jax.Array
@@ -218,9 +237,14 @@ def _decode_tile(
     return (s.i < num_tokens) & (num_active > 0) & (num_active >= fewest)
 
   def step(s: Loop) -> Loop:
-    positions_B = jnp.where(s.active_B, starts_B + s.i, length)
+    positions_B = jnp.where(s.active_B, starts_B + s.i, nowhere)
     hidden_B1D, cache = qwen3.forward(
-      params, config, s.current_B[:, None], positions_B[:, None], cache=s.cache
+      params,
+      config,
+      s.current_B[:, None],
+      positions_B[:, None],
+      cache=s.cache,
+      length=length,
     )
     logits_BV = qwen3.logits(params, config, hidden_B1D[:, 0])
     drawn = sampling.sample(logits_BV, uniforms_Bn[:, s.i], lanes.knobs)
@@ -244,12 +268,14 @@ def _decode_tile(
     step,
     Loop(
       jnp.int32(0),
-      _take(cache, lanes.rows_B, length),
+      cache if in_place else _take(cache, lanes.rows_B, length),
       lanes.current_B,
       begun_B,
       nothing,
     ),
   )
+  if in_place:
+    return end.cache, end.decoded
   # Each sampled id followed one written id.
   written_Bn = end.decoded.token_ids_Bn >= 0
   positions_Bn = jnp.where(written_Bn, starts_B[:, None] + steps_n, length)

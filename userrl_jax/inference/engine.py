@@ -70,6 +70,7 @@ class Engine:
     self._cache: qwen3.Cache | None = None
     self._layout: qwen3.Params | None = None
     self._scheduler = scheduler.Scheduler(settings, self._num_tiles)
+    self._lanes_are_rows = settings.num_lanes == settings.num_rows
     self._num_opened = 0
     self._asked = asyncio.Event()
     self._device = asyncio.Lock()  # held during a device call
@@ -313,6 +314,8 @@ class Engine:
     """Samples some tokens in every lane."""
     n = self._settings.decode_tokens
     lanes = self._lanes(call, self._scheduler.num_lanes())
+    if self._lanes_are_rows:
+      lanes = self._at_their_rows(lanes)
     B = len(lanes)
     column = lambda value, dtype=np.int32: np.array(
       [0 if s is None else value(s) for s in lanes], dtype
@@ -324,6 +327,7 @@ class Engine:
       if session is not None:
         key_data_B[i] = session.key_data
     ends_B = starts_B + np.minimum(budgets_B, n)
+    length = self._call_length(int(ends_B.max()))
     idle = sampling_lib.Sampling()
     self._cache, decoded = cache_lib.decode(
       self._layout,
@@ -340,8 +344,13 @@ class Engine:
       np.float32(_MIN_BUSY),
       config=self._model,
       mesh=self._mesh,
-      length=self._call_length(int(ends_B.max())),
+      length=length,
       num_tokens=n,
+      # XLA for CPUs would copy a part of a row again for every token.
+      in_place=self._lanes_are_rows
+      and (
+        length == self._length or self._mesh.devices.flat[0].platform != "cpu"
+      ),
     )
     token_ids_Bn, logprobs_Bn, model_logprobs_Bn = jax.device_get(decoded)
     counts_B = (token_ids_Bn >= 0).sum(1)
@@ -368,6 +377,15 @@ class Engine:
     self.counters.lanes += len(lanes)
     self.counters.lanes_busy += len(call.sessions)
     return lanes
+
+  def _at_their_rows(self, lanes: list[Session | None]) -> list[Session | None]:
+    """Returns the lanes of all tiles with each session at its row's place."""
+    S = self._settings.num_rows
+    placed: list[Session | None] = [None] * (S * self._num_tiles)
+    for session in lanes:
+      if session is not None and session.has_row:
+        placed[session.tile * S + session.row] = session
+    return placed
 
   def _rows(self, lanes: list[Session | None]) -> np.ndarray:
     """Returns [B] int32 row indices; num_rows for idle lanes."""

@@ -181,6 +181,7 @@ def forward(
   positions_BT: jax.Array,
   segment_ids_BT: jax.Array | None = None,
   cache: Cache | None = None,
+  length: int | None = None,
 ) -> tuple[jax.Array, Cache | None]:
   """Computes the final hidden states, before the head.
 
@@ -197,6 +198,8 @@ def forward(
     segment_ids_BT: [B, T] int32, 0 is padding.
     cache: rows of these B sequences, of which every position before a token's
       own has been written.
+    length: positions of the cache's rows to attend to, all by default; none
+      of the tokens may lie beyond.
 
   Returns:
     ([B, T, D] compute dtype, the cache with these tokens written or None).
@@ -222,7 +225,7 @@ def forward(
     keys, values = [], []
     for i, layer_params in enumerate(params["layers"]):
       attend = functools.partial(
-        _attend_cached, cache.keys[i], cache.values[i], positions_BT
+        _attend_cached, cache.keys[i], cache.values[i], positions_BT, length
       )
       x_BTD, (k, v) = block.apply({"params": layer_params}, x_BTD, rope, attend)
       keys.append(k)
@@ -232,12 +235,14 @@ def forward(
   return norm.apply({"params": params["final_norm"]}, x_BTD), cache
 
 
-def _attend_cached(keys_BNdC, values_BNCd, positions_BT, q, k, v):
+def _attend_cached(keys_BNdC, values_BNCd, positions_BT, length, q, k, v):
   """Writes k and v at their positions, then attends; for `forward`."""
   rows_B1 = jnp.arange(q.shape[0])[:, None]
   keys_BNdC = keys_BNdC.at[rows_B1, :, :, positions_BT].set(k, mode="drop")
   values_BNCd = values_BNCd.at[rows_B1, :, positions_BT].set(v, mode="drop")
-  out = attention.cached(q, keys_BNdC, values_BNCd, positions_BT)
+  out = attention.cached(
+    q, keys_BNdC[..., :length], values_BNCd[:, :, :length], positions_BT
+  )
   return out, (keys_BNdC, values_BNCd)
 
 
