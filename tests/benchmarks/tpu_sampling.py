@@ -29,13 +29,14 @@ from userrl_jax.models import qwen3
 # Published peaks of a chip: bf16 operations and bytes of memory a second.
 PEAKS = {"v5e": (197e12, 819e9), "v5p": (459e12, 2765e9)}
 SLICES = {"v5e": "v5e:2x4", "v5p": "v5p:2x2x1"}  # 8 and 4 chips
-# preset -> chips that a tile's heads are split over, on v5e and v5p
-TENSOR = {
-  "qwen3_0_6b": {"v5e": 1, "v5p": 1},
-  "qwen3_4b": {"v5e": 4, "v5p": 1},
-  "qwen3_8b": {"v5e": 8, "v5p": 2},
+# preset -> chip -> (chips that a tile's heads are split over, rows of a tile);
+# rows of 4,096 positions, as many as leave room for params and temporaries.
+PLANS = {
+  "qwen3_0_6b": {"v5e": (1, 16), "v5p": (1, 128)},
+  "qwen3_4b": {"v5e": (4, 32), "v5p": (1, 64)},
+  "qwen3_8b": {"v5e": (8, 64), "v5p": (2, 128)},
 }
-ROWS, LANES, LENGTH, DECODE, CHUNK, EXTEND = 64, 32, 4096, 16, 256, 2048
+LENGTH, DECODE, CHUNK, EXTEND = 4096, 16, 256, 1024
 
 
 def compile_both(preset: str, chip: str, num_layers: int = 0) -> list[dict]:
@@ -43,10 +44,9 @@ def compile_both(preset: str, chip: str, num_layers: int = 0) -> list[dict]:
   model = dataclasses.replace(qwen3.PRESETS[preset], dtype="bfloat16")
   if num_layers:
     model = dataclasses.replace(model, num_layers=num_layers)
+  tensor, num_rows = PLANS[preset][chip]
   topology = topologies.get_topology_desc(SLICES[chip], platform="tpu")
-  mesh = sharding.make_mesh(
-    config_lib.Mesh(tensor=TENSOR[preset][chip]), topology.devices
-  )
+  mesh = sharding.make_mesh(config_lib.Mesh(tensor=tensor), topology.devices)
   num_tiles = sharding.num_row_parts(mesh)
   shapes = jax.eval_shape(
     lambda key: qwen3.sampling_layout(qwen3.init(model, key), model),
@@ -59,7 +59,7 @@ def compile_both(preset: str, chip: str, num_layers: int = 0) -> list[dict]:
   )
   params = give(shapes, sharding.sampling_shardings(shapes, mesh))
   cache = jax.eval_shape(
-    lambda: qwen3.init_cache(model, ROWS * num_tiles, LENGTH)
+    lambda: qwen3.init_cache(model, num_rows * num_tiles, LENGTH)
   )
   where = sharding.cache_sharding(mesh, model.num_kv_heads)
   cache = give(cache, jax.tree.map(lambda _: where, cache))
@@ -72,11 +72,11 @@ def compile_both(preset: str, chip: str, num_layers: int = 0) -> list[dict]:
   scalar = lambda dtype: jax.ShapeDtypeStruct(
     (), dtype, sharding=sharding.replicated(mesh)
   )
-  real = lambda: array(LANES, dtype=jnp.float32)
+  real = lambda: array(num_rows, dtype=jnp.float32)
   lanes = cache_lib.Lanes(
-    *(array(LANES) for _ in range(4)),
-    array(LANES, 2, dtype=jnp.uint32),
-    sampling.Knobs(real(), array(LANES), real(), real()),
+    *(array(num_rows) for _ in range(4)),
+    array(num_rows, 2, dtype=jnp.uint32),
+    sampling.Knobs(real(), array(num_rows), real(), real()),
   )
   B = EXTEND // CHUNK
   programs = {
@@ -91,7 +91,7 @@ def compile_both(preset: str, chip: str, num_layers: int = 0) -> list[dict]:
       mesh=mesh,
       length=LENGTH,
     ),
-    f"decode {LANES}x{DECODE}": lambda: cache_lib.decode.lower(
+    f"decode {num_rows}x{DECODE}": lambda: cache_lib.decode.lower(
       params,
       cache,
       lanes,
@@ -101,10 +101,13 @@ def compile_both(preset: str, chip: str, num_layers: int = 0) -> list[dict]:
       mesh=mesh,
       length=LENGTH,
       num_tokens=DECODE,
+      in_place=True,
     ),
   }
+  num_bytes = qwen3.cache_bytes(model, num_rows, LENGTH) / tensor
   return [
-    {"preset": preset, "slice": SLICES[chip], "mesh": dict(mesh.shape)}
+    {"preset": preset, "slice": SLICES[chip], "tensor": tensor}
+    | {"cache_gib": round(num_bytes / 2**30, 3)}
     | _figures(name, lower, chip)
     for name, lower in programs.items()
   ]
@@ -133,7 +136,7 @@ def _figures(name, lower, chip) -> dict:
 
 
 def main() -> None:
-  known = [f"{preset}:{chip}" for preset in TENSOR for chip in SLICES]
+  known = [f"{preset}:{chip}" for preset in PLANS for chip in SLICES]
   for name in sys.argv[1:] or known:
     for figures in compile_both(*name.split(":")):
       print(json.dumps(figures), flush=True)

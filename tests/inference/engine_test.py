@@ -304,3 +304,16 @@ def test_bfloat16_rows_take_half_the_memory():
   assert 2 * half.cache_bytes == small.make_engine(settings).cache_bytes
   params = qwen3.init(model, jax.random.key(0))
   assert len(asyncio.run(_one_dialogue(half, params)).turns) == 3
+
+
+def test_decoding_in_place_changes_nothing(params):
+  """As many lanes as rows: lane i is row i, and nothing is copied."""
+  tile = {"num_lanes": 6, "decode_tokens": 5}
+  copied = dataclasses.replace(small.SETTINGS, num_rows=9, **tile)
+  in_place = dataclasses.replace(small.SETTINGS, num_rows=6, **tile)
+  want, _ = small.run(params, settings=copied)
+  for script in (small.Script(), small.Script(order=1, delay_s=0.01)):
+    got, _ = small.run(params, script, in_place)
+    for a, b in zip(got, want, strict=True):
+      assert a.token_ids == b.token_ids
+      assert a.logprobs == b.logprobs
