@@ -3,14 +3,16 @@
   python -m tests.benchmarks.idle_share \
     --init_from=runs/quickstart/checkpoints/cold_start
 
-Trains a quickstart's checkpoint on its gyms with users who take log-normal times
-(median 2 s, sigma 0.5) to answer, at staleness 0 and 1. The device is busy
-while a call of the engine or an update runs; the rest of the wall time of all
-iterations but the first, which compiles, is idle. One JSON line a staleness.
+Trains a quickstart's checkpoint on its gyms with users who take log-normal
+times (median 2 s, sigma 0.5) to answer, at staleness 0 and 1. The device is
+busy while a call of the engine or an update runs; the rest of the wall time of
+all iterations but the first, which compiles, is idle. One JSON line a
+staleness.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import pathlib
@@ -85,9 +87,7 @@ def measure(
   return {
     "staleness": staleness,
     "episodes": num_episodes,
-    "iteration_s": [
-      round(b - a, 1) for a, b in zip(ends, ends[1:], strict=False)
-    ],
+    "iteration_s": [round(b - a, 1) for a, b in itertools.pairwise(ends)],
     "idle_share": round(1 - _union(busy, ends[1], ends[-1]) / wall, 3),
   }
 
