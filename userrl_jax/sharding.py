@@ -156,6 +156,12 @@ def num_row_parts(mesh: jax.sharding.Mesh) -> int:
   return _num_parts("row", mesh)
 
 
+def row_axes_beside_tensor(mesh: jax.sharding.Mesh) -> tuple[str, ...]:
+  """Returns the axes of rows where heads are split as well, else none."""
+  both = num_row_parts(mesh) > 1 and _num_parts("heads", mesh) > 1
+  return MESH_AXES["row"] if both else ()
+
+
 def by_rows(
   tile: Callable[..., Any], mesh: jax.sharding.Mesh
 ) -> Callable[..., Any]:

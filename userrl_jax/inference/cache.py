@@ -12,8 +12,9 @@ takes no memory beside the cache.
 
 On several devices rows and lanes are split over `data` and `fsdp`, and a lane
 points at a row of its own device: every device runs the same program on a tile
-of its own, and stops by itself. Heads are split over `tensor`. Params, in
-their `sampling_layout`, are an argument of every call (law L3).
+of its own, and stops by itself. Heads are split over `tensor`; as its devices
+exchange what they have at every layer, all tiles then stop together. Params,
+in their `sampling_layout`, are an argument of every call (law L3).
 """
 
 import functools
@@ -162,6 +163,7 @@ def decode(
       length=length,
       num_tokens=num_tokens,
       in_place=in_place,
+      together=sharding.row_axes_beside_tensor(mesh),
     )
     return run(params, cache, lanes, stop_id, min_busy)
 
@@ -212,6 +214,7 @@ def _decode_tile(
   length,
   num_tokens,
   in_place,
+  together,
 ):
   """Decodes the lanes of one device; for `decode`."""
   B = lanes.rows_B.shape[0]
@@ -234,7 +237,10 @@ def _decode_tile(
 
   def goes_on(s: Loop) -> jax.Array:
     num_active = jnp.sum(s.active_B)
-    return (s.i < num_tokens) & (num_active > 0) & (num_active >= fewest)
+    is_busy = (num_active > 0) & (num_active >= fewest)
+    if together:
+      is_busy = jax.lax.pmax(is_busy.astype(jnp.int32), together) > 0
+    return (s.i < num_tokens) & is_busy
 
   def step(s: Loop) -> Loop:
     positions_B = jnp.where(s.active_B, starts_B + s.i, nowhere)
