@@ -43,14 +43,14 @@ def get_config() -> config_lib.Config:
   )
   c.base.optimizer.b2 = 0.95
   c.cold_start = config_lib.ColdStart(
-    num_steps=520, num_tries=1, noise=0.25, episodes_per_step=24, optimizer=sft
+    num_steps=400, num_tries=1, noise=0.25, episodes_per_step=24, optimizer=sft
   )
-  c.grpo.num_iterations = 50
+  c.grpo.num_iterations = 40
   c.grpo.tasks_per_iteration = 18
   c.grpo.credit = config_lib.Credit(score="sum", normalize="none")
   c.grpo.optimizer = config_lib.Optimizer(learning_rate=6e-4, warmup_steps=3)
-  c.comparison.continued_steps = 680
-  c.comparison.rl_only_iterations = 88
+  c.comparison.continued_steps = 500
+  c.comparison.rl_only_iterations = 80
   c.evaluation.splits = ("fresh", "test")
   c.evaluation.num_tasks = 100  # of each gym and split
   c.checkpoint.every_steps = 20
