@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -32,3 +34,47 @@ def shared() -> pathlib.Path:
 def root() -> pathlib.Path:
   """Returns the root of the checkout."""
   return pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def run_apart(request):
+  """Returns a function that runs this test in a process of its own.
+
+  Its arguments are variables of that process's environment.
+  """
+
+  def run(**environment):
+    done = subprocess.run(
+      [
+        *(sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"),
+        *("-n0", "-o", "python_files=*_test.py"),
+        *("--rootdir", request.config.rootpath),
+        f"{request.node.path}::{request.node.name}",
+      ],
+      env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+      capture_output=True,
+      text=True,
+    )
+    print(done.stdout)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0 and "1 passed" in done.stdout, output
+
+  return run
+
+
+@pytest.fixture
+def eight_devices(run_apart) -> bool:
+  """Returns whether there are eight devices; else the test has run with them.
+
+  Their number is fixed when JAX starts, so it runs anew in another process.
+  """
+  import jax  # not before the environment is set
+
+  if jax.device_count() == 8:
+    return True
+  # Less optimised code compiles in half the time.
+  run_apart(
+    XLA_FLAGS="--xla_force_host_platform_device_count=8"
+    " --xla_backend_optimization_level=0"
+  )
+  return False

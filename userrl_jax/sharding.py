@@ -6,7 +6,7 @@ table; rows of a batch, and the sampler's KV rows, are split over `data` and
 `fsdp`; the rest is replicated.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import math
 from typing import Any
 
@@ -22,6 +22,7 @@ AXES = ("data", "fsdp", "tensor")
 MESH_AXES: dict[str, tuple[str, ...]] = {
   "row": ("data", "fsdp"),
   "layer": (),
+  "whole": (),
   "vocab": ("tensor",),
   "width": ("fsdp",),
   "heads": ("tensor",),
@@ -94,19 +95,7 @@ def param_shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
   Returns:
     A tree of NamedShardings.
   """
-
-  def leaf_sharding(path, leaf):
-    names = [str(getattr(k, "key", getattr(k, "name", ""))) for k in path]
-    logical = PARAM_AXES.get(tuple(names[-2:]), ())
-    if len(logical) != len(leaf.shape):
-      return replicated(mesh)
-    spec = [
-      MESH_AXES[axis] if _divides(axis, size, mesh) else None
-      for axis, size in zip(logical, leaf.shape, strict=True)
-    ]
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
-
-  return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
+  return _shardings(tree, mesh, PARAM_AXES)
 
 
 def sampling_shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
@@ -122,32 +111,22 @@ def sampling_shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
   Returns:
     A tree of NamedShardings.
   """
-
-  def leaf_sharding(path, leaf):
-    names = [str(getattr(k, "key", getattr(k, "name", ""))) for k in path]
-    logical = PARAM_AXES.get(tuple(names[-2:]), ())
-    logical = [axis for axis in logical if axis != "layer"]
-    spec = [
-      MESH_AXES[axis]
-      if MESH_AXES[axis] == ("tensor",) and _divides(axis, size, mesh)
-      else None
-      for axis, size in zip(logical, leaf.shape, strict=False)
-    ]
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
-
-  return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
+  whole_width = {
+    names: tuple(
+      "whole" if axis == "width" else axis for axis in axes if axis != "layer"
+    )
+    for names, axes in PARAM_AXES.items()
+  }
+  return _shardings(tree, mesh, whole_width)
 
 
 def cache_sharding(
   mesh: jax.sharding.Mesh, num_kv_heads: int
 ) -> jax.sharding.NamedSharding:
   """Shards [S, N, ...] keys and values: rows, and heads where they divide."""
-  heads = "heads" if _divides("heads", num_kv_heads, mesh) else None
+  heads = MESH_AXES["heads"] if _divides("heads", num_kv_heads, mesh) else None
   return jax.sharding.NamedSharding(
-    mesh,
-    jax.sharding.PartitionSpec(
-      MESH_AXES["row"], MESH_AXES[heads] if heads else None
-    ),
+    mesh, jax.sharding.PartitionSpec(MESH_AXES["row"], heads)
   )
 
 
@@ -218,6 +197,27 @@ def row_sharding(
   return jax.sharding.NamedSharding(
     mesh, jax.sharding.PartitionSpec(None, MESH_AXES["row"])
   )
+
+
+def _shardings(
+  tree: Any,
+  mesh: jax.sharding.Mesh,
+  axes_of: Mapping[tuple[str, str], tuple[str, ...]],
+) -> Any:
+  """Shards leaves by their last two names; others are replicated."""
+
+  def leaf_sharding(path, leaf):
+    names = [str(getattr(k, "key", getattr(k, "name", ""))) for k in path]
+    logical = axes_of.get(tuple(names[-2:]), ())
+    if len(logical) != len(leaf.shape):
+      return replicated(mesh)
+    spec = [
+      MESH_AXES[axis] if _divides(axis, size, mesh) else None
+      for axis, size in zip(logical, leaf.shape, strict=True)
+    ]
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+
+  return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
 
 
 def _num_parts(axis: str, mesh: jax.sharding.Mesh) -> int:

@@ -2,9 +2,6 @@
 
 import asyncio
 import dataclasses
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -18,9 +15,8 @@ SCRIPT = small.Script(num_dialogues=24, num_turns=2, group_size=3)
 
 
 @pytest.mark.slow
-def test_devices_share_the_work_and_change_rounding_only(request, params):
-  if jax.device_count() != 8:
-    _run_with_eight_devices(request)
+def test_devices_share_the_work_and_change_rounding_only(eight_devices, params):
+  if not eight_devices:
     return
   alone, _ = small.run(params, SCRIPT)
   for sizes in ((8, 1, 1), (2, 2, 2), (1, 1, 2)):
@@ -41,9 +37,8 @@ def test_devices_share_the_work_and_change_rounding_only(request, params):
 
 
 @pytest.mark.slow
-def test_policy_and_user_live_on_halves_or_share(request, params):
-  if jax.device_count() != 8:
-    _run_with_eight_devices(request)
+def test_policy_and_user_live_on_halves_or_share(eight_devices, params):
+  if not eight_devices:
     return
   alone, _ = small.run(params, SCRIPT)
   other = jax.tree.map(lambda x: 1.1 * x, params)
@@ -79,25 +74,3 @@ def _check_split(engine, sizes):
   assert keys.shape == (6 * num_tiles, 2, 8, 768)
   assert keys.sharding.shard_shape(keys.shape) == (6, 2 // tensor, 8, 768)
   assert engine.cache_bytes == 4 * keys.nbytes  # 2 layers, keys and values
-
-
-def _run_with_eight_devices(request):
-  """Runs a test anew: the number of devices is fixed when JAX starts."""
-  run = subprocess.run(
-    [
-      *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-      *("-o", "python_files=*_test.py", "-n0"),
-      *("--rootdir", request.config.rootpath),
-      f"{__file__}::{request.node.name}",
-    ],
-    env=os.environ
-    | {
-      # Less optimised code, which compiles in half the time.
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8"
-      " --xla_backend_optimization_level=0",
-      "JAX_PLATFORMS": "cpu",
-    },
-    capture_output=True,
-    text=True,
-  )
-  assert run.returncode == 0 and "1 passed" in run.stdout, run.stdout

@@ -6,8 +6,6 @@ import json
 import math
 import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import ml_dtypes
@@ -272,32 +270,10 @@ def test_a_save_that_fails_leaves_nothing(tmp_path):
   assert names == {"config.json", "model.safetensors"}
 
 
-def _run_apart(request, **environment):
-  """Runs the test that asks in a process of its own."""
-  name = request.node.name
-  run = subprocess.run(
-    [
-      *(sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"),
-      *("-n0", "-o", "python_files=*_test.py"),
-      *("--rootdir", request.config.rootpath, f"{__file__}::{name}"),
-    ],
-    env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
-    capture_output=True,
-    text=True,
-  )
-  print(run.stdout)
-  assert run.returncode == 0 and "1 passed" in run.stdout, run.stdout
-
-
 def test_eight_devices_hold_what_one_does(
-  request, make_tensors, write_folder, shardings, tmp_path, monkeypatch
+  eight_devices, make_tensors, write_folder, shardings, tmp_path, monkeypatch
 ):
-  if jax.device_count() != 8:  # fixed when JAX starts
-    _run_apart(
-      request,
-      XLA_FLAGS="--xla_force_host_platform_device_count=8"
-      " --xla_backend_optimization_level=0",
-    )
+  if not eight_devices:
     return
   tensors = make_tensors(CONFIG)
   write_folder(tmp_path / "from", CONFIG, tensors)
@@ -357,7 +333,7 @@ def _memory(field):
   not pathlib.Path("/proc/self/clear_refs").exists(), reason="asks Linux"
 )
 def test_the_host_holds_few_tensors_at_a_time(
-  request, write_folder, write_shards, shardings, tmp_path
+  run_apart, write_folder, write_shards, shardings, tmp_path
 ):
   config = qwen3.Config(
     vocab_size=2048,
@@ -379,7 +355,7 @@ def test_the_host_holds_few_tensors_at_a_time(
     write_shards(tmp_path, ones, 3)
     # Free memory that is kept would hide what is taken next: keep no arrays.
     environment = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-    _run_apart(request, USERRL_FOLDER=str(tmp_path), **environment)
+    run_apart(USERRL_FOLDER=str(tmp_path), **environment)
     return
   where, mapped = shardings(config), _memory("RssFile")
   for turn in ("compiling", "measured"):  # what compiling takes is no tensor's

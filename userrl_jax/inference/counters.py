@@ -11,7 +11,6 @@ class Counters:
   tokens_read: int = 0  # by extending; a turn's last id is read by decoding
   tokens_forked: int = 0  # copied from a row with the same prompt instead
   positions_computed: int = 0  # of extend and decode, padding included
-  extend_positions: int = 0  # of extend alone
   device_calls: int = 0
   busy_s: float = 0.0  # the device worked
   idle_s: float = 0.0  # serving, and no device call under way

@@ -295,7 +295,6 @@ class Engine:
         session.num_written += int(counts_B[i])
     self.counters.tokens_read += int(counts_B.sum())
     self.counters.positions_computed += B * T
-    self.counters.extend_positions += B * T
 
   def _fork(self, call: scheduler.Call) -> None:
     """Copies prompts from rows that hold them."""
@@ -313,9 +312,9 @@ class Engine:
   def _decode(self, call: scheduler.Call) -> None:
     """Samples some tokens in every lane."""
     n = self._settings.decode_tokens
-    lanes = self._lanes(call, self._scheduler.num_lanes())
-    if self._lanes_are_rows:
-      lanes = self._at_their_rows(lanes)
+    lanes = self._lanes(
+      call, self._scheduler.num_lanes(), at_rows=self._lanes_are_rows
+    )
     B = len(lanes)
     column = lambda value, dtype=np.int32: np.array(
       [0 if s is None else value(s) for s in lanes], dtype
@@ -369,23 +368,19 @@ class Engine:
       B // self._num_tiles
     )
 
-  def _lanes(self, call: scheduler.Call, per_tile: int) -> list[Session | None]:
-    """Returns the lanes of all tiles in a row; None is idle."""
-    lanes: list[Session | None] = []
-    for tile in call.tiles:
-      lanes += tile + [None] * (per_tile - len(tile))
+  def _lanes(
+    self, call: scheduler.Call, per_tile: int, at_rows: bool = False
+  ) -> list[Session | None]:
+    """Returns all tiles' lanes; None is idle. At rows, lane i is row i's."""
+    lanes: list[Session | None] = [None] * (per_tile * self._num_tiles)
+    for t, tile in enumerate(call.tiles):
+      for i, session in enumerate(tile):
+        place = session.row if at_rows else i
+        if place >= 0:  # not closed in the meantime
+          lanes[t * per_tile + place] = session
     self.counters.lanes += len(lanes)
     self.counters.lanes_busy += len(call.sessions)
     return lanes
-
-  def _at_their_rows(self, lanes: list[Session | None]) -> list[Session | None]:
-    """Returns the lanes of all tiles with each session at its row's place."""
-    S = self._settings.num_rows
-    placed: list[Session | None] = [None] * (S * self._num_tiles)
-    for session in lanes:
-      if session is not None and session.has_row:
-        placed[session.tile * S + session.row] = session
-    return placed
 
   def _rows(self, lanes: list[Session | None]) -> np.ndarray:
     """Returns [B] int32 row indices; num_rows for idle lanes."""

@@ -57,8 +57,8 @@ class Session:
   key_data: np.ndarray  # [2] uint32
   sampling: sampling.Sampling
   token_ids: list[int] = dataclasses.field(default_factory=list)
-  prompt: tuple[int, ...] = ()  # what it read before its first turn
   num_written: int = 0  # of them, whose keys and values are in its row
+  prompt: tuple[int, ...] = ()  # what it read before its first turn
   tile: int = -1  # device of its row
   row: int = -1  # within the tile; -1 is none
   num_turns: int = 0  # finished
@@ -110,7 +110,6 @@ class Scheduler:
       num_tiles: devices, or groups of them, with rows of their own.
     """
     self.num_given_up = 0  # rows taken from waiting sessions, so far
-    self.num_forked = 0  # ids that a fork spared reading, so far
     self._settings = settings
     self._free = [list(range(settings.num_rows)) for _ in range(num_tiles)]
     self._asking: list[Session] = []
