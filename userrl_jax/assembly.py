@@ -30,6 +30,7 @@ from userrl_jax.agents import base as agents
 from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tokenizers
 from userrl_jax.inference import engine as engine_lib
+from userrl_jax.models import attention
 from userrl_jax.models import published
 from userrl_jax.models import qwen3
 from userrl_jax.models import weights
@@ -98,8 +99,19 @@ def build(config: config_lib.Config) -> Parts:
       f"the tokenizer {tokenizer.vocab_size}; "
       "choose another model or tokenizer.vocab_size"
     )
-  # What only rounds the vocabulary up is no token: never sampled or learned.
-  model = dataclasses.replace(model, num_ids=tokenizer.vocab_size)
+  model = dataclasses.replace(
+    model,
+    # What only rounds the vocabulary up is no token: not sampled, not learned.
+    num_ids=tokenizer.vocab_size,
+    attention=attention.choose(
+      config.model.attention,
+      platform=jax.default_backend(),
+      dtype=model.dtype,
+      head_dim=model.head_dim,
+      row_length=config.packing.row_length,
+      num_devices=mesh.size,
+    ),
+  )
   chat = chat_lib.Chat(tokenizer, config.chat.profile, config.chat.thinking)
   asyncio.run(_check_prompts(config, chat, tasks))
   if source is None:

@@ -101,7 +101,37 @@ def test_cudnn_equals_plain_attention():
   )
 
 
-def test_every_platform_has_an_implementation():
-  names = [attention.for_backend(p) for p in ("cpu", "gpu", "tpu")]
-  assert names == ["xla", "cudnn", "splash"]
-  assert set(names) <= set(attention.IMPLEMENTATIONS)
+_FITS = dict(dtype="bfloat16", head_dim=128, row_length=4096, num_devices=1)
+
+
+@pytest.mark.parametrize(
+  "platform, changes, want",
+  [
+    ("cpu", {}, "xla"),
+    ("gpu", {}, "cudnn"),
+    ("gpu", {"num_devices": 8, "row_length": 100}, "cudnn"),
+    ("gpu", {"dtype": "float32"}, "xla"),
+    ("gpu", {"head_dim": 256}, "xla"),
+    ("tpu", {}, "splash"),
+    ("tpu", {"dtype": "float32"}, "splash"),
+    ("tpu", {"num_devices": 4}, "xla"),
+    ("tpu", {"head_dim": 32}, "xla"),
+    ("tpu", {"row_length": 288}, "xla"),
+  ],
+)
+def test_auto_takes_the_kernel_where_it_computes_the_model(
+  platform, changes, want
+):
+  setting = _FITS | changes
+  got = attention.choose("auto", platform=platform, **setting)
+  assert got == want and got in attention.IMPLEMENTATIONS
+  assert attention.choose("xla", platform=platform, **setting) == "xla"
+  kernel = {"gpu": "cudnn", "tpu": "splash"}.get(platform)
+  if kernel and want == "xla":
+    with pytest.raises(ValueError, match=f"model.attention={kernel} needs "):
+      attention.choose(kernel, platform=platform, **setting)
+
+
+def test_a_kernel_of_another_platform_is_refused():
+  with pytest.raises(ValueError, match=r"needs a GPU \(this is a cpu\); set"):
+    attention.choose("cudnn", platform="cpu", **_FITS)

@@ -39,9 +39,56 @@ _SPLASH_BLOCKS = (512, 256, 128)
 _QUERY_BLOCK = 64
 
 
-def for_backend(platform: str) -> str:
-  """Returns the implementation that suits a platform of JAX."""
-  return {"gpu": "cudnn", "tpu": "splash"}.get(platform, "xla")
+def choose(
+  name: str,
+  *,
+  platform: str,
+  dtype: str,
+  head_dim: int,
+  row_length: int,
+  num_devices: int,
+) -> str:
+  """Returns the implementation for packed rows that a run asks for.
+
+  Args:
+    name: one of `IMPLEMENTATIONS`, or auto: the platform's kernel where it can
+      compute the model, and else plain array code.
+    platform: of JAX: cpu, gpu or tpu.
+    dtype: that the model computes in.
+    head_dim: of the model.
+    row_length: tokens of a packed row.
+    num_devices: that the rows are split over.
+
+  Raises:
+    ValueError: when the named one cannot compute this model here.
+  """
+  kernel = {"gpu": "cudnn", "tpu": "splash"}.get(platform, "xla")
+  wanted = kernel if name == "auto" else name
+  needs: dict[str, dict[str, bool]] = {
+    "cudnn": {
+      f"a GPU (this is a {platform})": platform == "gpu",
+      f"model.dtype=bfloat16 (it is {dtype})": dtype == "bfloat16",
+      f"heads of a multiple of 8 up to 128 (they are {head_dim})": (
+        head_dim % 8 == 0 and head_dim <= 128
+      ),
+    },
+    "splash": {
+      f"a TPU (this is a {platform})": platform == "tpu",
+      f"one device (there are {num_devices})": num_devices == 1,
+      f"heads of a multiple of 128 (they are {head_dim})": head_dim % 128 == 0,
+      f"rows of a multiple of {_SPLASH_BLOCKS[-1]} tokens "
+      f"(packing.row_length is {row_length})": (
+        row_length % _SPLASH_BLOCKS[-1] == 0
+      ),
+    },
+  }
+  missing = [need for need, met in needs.get(wanted, {}).items() if not met]
+  if missing and name != "auto":
+    raise ValueError(
+      f"model.attention={name} needs {' and '.join(missing)}; set it to auto, "
+      "which takes plain array code (xla) there"
+    )
+  return "xla" if missing else wanted
 
 
 def packed(

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 
 from userrl_jax import config as config_lib
-from userrl_jax.models import attention
 from userrl_jax.models import qwen3
 
 # Our leaf -> published tensor; {} is the layer.
@@ -155,9 +154,6 @@ def configured(settings: config_lib.Model) -> qwen3.Config:
     shape,
     num_layers=settings.num_layers or shape.num_layers,
     dtype=settings.dtype,
-    attention=attention.for_backend(jax.default_backend())
-    if settings.attention == "auto"
-    else settings.attention,
     remat=settings.remat,
   )
 
