@@ -96,7 +96,7 @@ def test_members_of_a_group_fork_its_prompt(params):
 
 
 def test_a_prompt_of_a_group_is_read_once(params):
-  """16 tasks x 8 members with 900 tokens: at most 5% above 16 x 900."""
+  """The ids of 16 prompts are read, and not those of their 112 copies."""
   script = small.Script(
     num_dialogues=128, group_size=8, prompt=(600, 601), num_turns=1
   )

@@ -5,19 +5,9 @@ import json
 
 import pytest
 
+from tests.models import small
 from userrl_jax.models import published
 from userrl_jax.models import qwen3
-
-CONFIG = qwen3.Config(
-  vocab_size=48,
-  hidden_size=16,
-  num_layers=3,
-  num_heads=8,
-  num_kv_heads=4,
-  head_dim=4,
-  intermediate_size=24,
-  tie_embeddings=False,
-)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +38,7 @@ def test_every_preset_comes_back_from_its_config_json(tmp_path):
 
 
 def test_a_missing_head_dim_is_the_familys(write_folder, tmp_path):
-  folder = write_folder(tmp_path, CONFIG, None, head_dim="left out")
+  folder = write_folder(tmp_path, small.CONFIG, None, head_dim="left out")
   assert published.read_config(folder).head_dim == 128
 
 
@@ -94,7 +84,7 @@ def test_a_missing_head_dim_is_the_familys(write_folder, tmp_path):
 def test_a_config_of_another_model_is_refused(
   write_folder, tmp_path, changes, message
 ):
-  write_folder(tmp_path, CONFIG, None, **changes)
+  write_folder(tmp_path, small.CONFIG, None, **changes)
   with pytest.raises(ValueError) as refused:
     published.read_config(tmp_path)
   assert str(refused.value).startswith(str(tmp_path / "config.json"))

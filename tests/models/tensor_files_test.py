@@ -4,20 +4,10 @@ import json
 
 import pytest
 
-from userrl_jax.models import qwen3
+from tests.models import small
 from userrl_jax.models import tensor_files
 
 NORM = "model.norm.weight"
-CONFIG = qwen3.Config(
-  vocab_size=48,
-  hidden_size=16,
-  num_layers=3,
-  num_heads=8,
-  num_kv_heads=4,
-  head_dim=4,
-  intermediate_size=24,
-  tie_embeddings=False,
-)
 
 
 def _write_index(folder, file_of):
@@ -67,7 +57,7 @@ def _lead_out(folder, file_of):
 def test_damaged_folders_are_refused(
   make_tensors, write_shards, tmp_path, spoil, message
 ):
-  spoil(tmp_path, write_shards(tmp_path, make_tensors(CONFIG), 2))
+  spoil(tmp_path, write_shards(tmp_path, make_tensors(small.CONFIG), 2))
   with pytest.raises(ValueError) as refused:
     tensor_files.stored(tmp_path)
   assert message.format(tmp_path) in str(refused.value)

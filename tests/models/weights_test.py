@@ -14,23 +14,14 @@ import pytest
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from tests.models import small
 from userrl_jax import config as config_lib
 from userrl_jax.models import published
 from userrl_jax.models import qwen3
 from userrl_jax.models import tensor_files
 from userrl_jax.models import weights
 
-CONFIG = qwen3.Config(
-  vocab_size=48,
-  hidden_size=16,
-  num_layers=3,
-  num_heads=8,
-  num_kv_heads=4,
-  head_dim=4,
-  intermediate_size=24,
-  tie_embeddings=False,
-)
-TIED = dataclasses.replace(CONFIG, tie_embeddings=True)
+TIED = dataclasses.replace(small.CONFIG, tie_embeddings=True)
 
 
 def _expected(tensors, config):
@@ -77,7 +68,7 @@ def _check_equal(params, expected):
     np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
 
 
-@pytest.mark.parametrize("config", [CONFIG, TIED], ids=["untied", "tied"])
+@pytest.mark.parametrize("config", [small.CONFIG, TIED], ids=["untied", "tied"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("num_shards", [1, 3])
 def test_files_of_every_kind_load(
@@ -162,19 +153,19 @@ Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
 def test_tensors_of_another_model_are_refused(
   make_tensors, write_folder, shardings, tmp_path, change, message
 ):
-  write_folder(tmp_path, CONFIG, change(make_tensors(CONFIG)))
+  write_folder(tmp_path, small.CONFIG, change(make_tensors(small.CONFIG)))
   with pytest.raises(ValueError) as refused:
-    weights.load(tmp_path, CONFIG, shardings(CONFIG))
+    weights.load(tmp_path, small.CONFIG, shardings(small.CONFIG))
   assert str(refused.value).startswith(str(tmp_path))
   assert message in str(refused.value)
 
 
 def test_a_folder_that_is_not_there_is_refused(shardings, tmp_path):
   with pytest.raises(ValueError, match="must be in a folder, got .*nowhere"):
-    weights.load(tmp_path / "nowhere", CONFIG, shardings(CONFIG))
+    weights.load(tmp_path / "nowhere", small.CONFIG, shardings(small.CONFIG))
 
 
-@pytest.mark.parametrize("config", [CONFIG, TIED], ids=["untied", "tied"])
+@pytest.mark.parametrize("config", [small.CONFIG, TIED], ids=["untied", "tied"])
 def test_what_is_saved_loads_again(
   make_tensors, write_folder, shardings, tmp_path, config
 ):
@@ -275,8 +266,8 @@ def test_eight_devices_hold_what_one_does(
 ):
   if not eight_devices:
     return
-  tensors = make_tensors(CONFIG)
-  write_folder(tmp_path / "from", CONFIG, tensors)
+  tensors = make_tensors(small.CONFIG)
+  write_folder(tmp_path / "from", small.CONFIG, tensors)
   read, parts = tensor_files.read, collections.defaultdict(list)
 
   def noted(tensor, index):
@@ -290,9 +281,9 @@ def test_eight_devices_hold_what_one_does(
     ((1, 1, 8), [(4, 16)] * 8, [(16, 3)] * 8),
   ):
     parts.clear()
-    wanted = shardings(CONFIG, config_lib.Mesh(*sizes), jax.devices())
-    params = weights.load(tmp_path / "from", CONFIG, wanted)
-    _check_equal(params, _expected(tensors, CONFIG))
+    wanted = shardings(small.CONFIG, config_lib.Mesh(*sizes), jax.devices())
+    params = weights.load(tmp_path / "from", small.CONFIG, wanted)
+    _check_equal(params, _expected(tensors, small.CONFIG))
     jax.tree.map(
       lambda leaf, where: (
         pytest.fail(f"{leaf.sharding} is not {where}")
@@ -309,7 +300,7 @@ def test_eight_devices_hold_what_one_does(
     shape = (3, 16 // sizes[1], 24 // sizes[2])
     assert {part.data.shape for part in up.addressable_shards} == {shape}
     folder = tmp_path / "x".join(map(str, sizes))
-    weights.save(folder, params, CONFIG, dtype="float32")
+    weights.save(folder, params, small.CONFIG, dtype="float32")
     saved = safetensors_numpy.load_file(folder / "model.safetensors")
     assert saved.keys() == tensors.keys()
     for name, tensor in tensors.items():
