@@ -145,8 +145,9 @@ class Credit:
 
 @dataclasses.dataclass
 class Optimizer:
-  """AdamW with a warm-up."""
+  """AdamW or Muon, with a warm-up."""
 
+  name: str = "adamw"  # or muon, which takes the layers' matrices
   learning_rate: float = 1e-3
   schedule: str = "constant"  # constant, or cosine to a tenth
   warmup_steps: int = 0

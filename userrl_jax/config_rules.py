@@ -30,6 +30,7 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   "Credit.score": ("mean", "sum", "r2g"),
   "Credit.credit": ("equalized", "naive", "r2g", "em"),
   "Credit.normalize": ("std", "none"),
+  "Optimizer.name": ("adamw", "muon"),
   "Optimizer.schedule": ("constant", "cosine"),
   "Evaluation.splits": ("train", "fresh", "dev", "test"),
   "Config.stages": (

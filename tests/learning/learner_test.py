@@ -41,7 +41,7 @@ def _start(params, mesh, optimizer=GRPO.optimizer):
 
 def _gradient(state):
   """Reads the first update's gradient back from AdamW's first moment."""
-  return jax.tree.map(lambda m: m / (1 - 0.9), state.opt_state[1][0].mu)
+  return jax.tree.map(lambda m: m / (1 - 0.9), state.opt_state[1].mu)
 
 
 def _assert_close(got, want, atol):
@@ -269,44 +269,6 @@ def test_updates_leave_the_callers_params_alive(
   update(state, _pack(make_groups(0)))
   assert jax.tree.leaves(state.params)[0].is_deleted()
   _assert_close(base, params, atol=0)
-
-
-def test_weight_decay_spares_norms_and_embeddings(params):
-  optimizer, _ = learner.make_optimizer(
-    config.Optimizer(learning_rate=1.0, weight_decay=0.1), 10
-  )
-  zeros = jax.tree.map(jnp.zeros_like, params)
-  changes = jax.jit(
-    lambda zeros: optimizer.update(zeros, optimizer.init(params), params)[0]
-  )(zeros)
-  decayed, spared = set(), set()
-  for path, change in jax.tree_util.tree_leaves_with_path(changes):
-    name = "/".join(str(k.key) for k in path)
-    (decayed if change.any() else spared).add(name)
-  assert spared == {
-    "embed/embedding",
-    "final_norm/scale",
-    "layers/attention_norm/scale",
-    "layers/mlp_norm/scale",
-    "layers/attention/q_norm/scale",
-    "layers/attention/k_norm/scale",
-  }
-  assert "head/kernel" in decayed and len(decayed) == 8
-
-
-def test_schedules():
-  rate = lambda **kw: learner.make_optimizer(
-    config.Optimizer(learning_rate=1.0, **kw), 14
-  )[1]
-  constant = rate(warmup_steps=4)
-  np.testing.assert_allclose(
-    [constant(i) for i in (0, 1, 4, 13)], [0.2, 0.4, 1, 1], atol=1e-6
-  )
-  cosine = rate(warmup_steps=4, schedule="cosine")
-  np.testing.assert_allclose(
-    [cosine(i) for i in (4, 9, 14, 99)], [1, 0.55, 0.1, 0.1], atol=1e-6
-  )
-  assert rate()(0) == 1.0
 
 
 @pytest.mark.parametrize(

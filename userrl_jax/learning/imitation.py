@@ -14,6 +14,7 @@ import jax
 from userrl_jax import config
 from userrl_jax.learning import batching
 from userrl_jax.learning import learner
+from userrl_jax.learning import optimizers
 from userrl_jax.models import qwen3
 
 
@@ -47,9 +48,7 @@ def make_update(
   Raises:
     ValueError: when the settings do not make sense together.
   """
-  optimizer, schedule = learner.make_optimizer(
-    settings.optimizer, settings.num_steps
-  )
+  optimizer, schedule = optimizers.make(settings.optimizer, settings.num_steps)
 
   def update(state, batch):
     num_tokens = learner.count_tokens(batch)

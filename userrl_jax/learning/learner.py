@@ -21,6 +21,7 @@ from userrl_jax import sharding
 from userrl_jax.learning import batching
 from userrl_jax.learning import credit
 from userrl_jax.learning import losses
+from userrl_jax.learning import optimizers
 from userrl_jax.models import qwen3
 
 Params = Any
@@ -53,57 +54,6 @@ class Settings:
   temperature: float  # that the trajectories were sampled at
 
 
-def make_optimizer(
-  settings: config.Optimizer, num_steps: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """Makes clipping by global norm, then AdamW under a schedule.
-
-  Weight decay spares norms and embeddings.
-
-  Args:
-    settings: rates and betas.
-    num_steps: length of the stage, for the cosine.
-
-  Returns:
-    The optimizer and its schedule (optimizer steps -> learning rate).
-
-  Raises:
-    ValueError: for an unknown schedule or a number out of range.
-  """
-  rate, warmup = settings.learning_rate, settings.warmup_steps
-  if settings.max_grad_norm <= 0 or rate < 0 or warmup < 0:
-    raise ValueError(
-      "optimizer.max_grad_norm must be above 0, learning_rate and warmup_steps "
-      f"at least 0; got {settings.max_grad_norm}, {rate} and {warmup}"
-    )
-  match settings.schedule:
-    case "constant":
-      schedule = optax.constant_schedule(rate)
-    case "cosine":
-      schedule = optax.cosine_decay_schedule(
-        rate, max(1, num_steps - warmup), alpha=0.1
-      )
-    case unknown:
-      raise ValueError(
-        f"optimizer.schedule must be constant or cosine; got {unknown!r}"
-      )
-  if warmup:
-    # The first update already moves: a rate of 0 would waste a batch.
-    rise = optax.linear_schedule(rate / (warmup + 1), rate, warmup)
-    schedule = optax.join_schedules([rise, schedule], [warmup])
-  optimizer = optax.chain(
-    optax.clip_by_global_norm(settings.max_grad_norm),
-    optax.adamw(
-      schedule,
-      b1=settings.b1,
-      b2=settings.b2,
-      weight_decay=settings.weight_decay,
-      mask=_decayed,
-    ),
-  )
-  return optimizer, schedule
-
-
 def init_state(
   params: Params,
   settings: config.Optimizer,
@@ -121,7 +71,7 @@ def init_state(
   Returns:
     The state, sharded; every array is made where it lives.
   """
-  optimizer, _ = make_optimizer(settings, num_steps)
+  optimizer, _ = optimizers.make(settings, num_steps)
 
   def start(params):
     params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
@@ -164,7 +114,7 @@ def make_update(
       f"rollout.temperature must be above 0; got {settings.temperature}. "
       "Greedy samples have no log-prob to learn from"
     )
-  optimizer, schedule = make_optimizer(grpo.optimizer, grpo.num_iterations)
+  optimizer, schedule = optimizers.make(grpo.optimizer, grpo.num_iterations)
 
   def update(state: State, batch: batching.Batch) -> tuple[State, Metrics]:
     arrays = batch.rewards_PGK, batch.turn_mask_PGK
@@ -372,16 +322,6 @@ def compile_update(
     out_shardings=(state_shardings, whole),
     donate_argnums=0,
   )
-
-
-def _decayed(params: Params) -> Params:
-  """Marks the weights that decay: all but norms and embeddings."""
-
-  def leaf(path, _):
-    names = [str(k.key) for k in path]
-    return not any("norm" in name or name == "embed" for name in names)
-
-  return jax.tree_util.tree_map_with_path(leaf, params)
 
 
 def _group_metrics(scores_PG: jax.Array, valid_PG: jax.Array) -> Metrics:
