@@ -6,10 +6,8 @@ a random move, then gets better by its own play.
 
 Command:   bash launch/quickstart.sh
 Hardware:  2 CPU cores, no accelerator, no key
-Time:      9.8 minutes, compiling included, on a slow day (base 1.5, cold start
-           4, GRPO 3.5)
-Expect:    mean score of the gyms on 600 held-out tasks, seed 0: base 0.02,
-           cold start 0.34 (0.31 to 0.38), GRPO 0.51 (0.48 to 0.54)
+Time:      to be measured
+Expect:    to be measured
 """
 
 from userrl_jax import config as config_lib
@@ -26,7 +24,7 @@ def get_config() -> config_lib.Config:
   c.rollout.max_tokens_per_turn = 24
   c.rollout.max_tokens_per_episode = 224
   c.packing = config_lib.Packing(
-    row_length=288, rows_per_micro_batch=4, logprob_chunk=96
+    row_length=288, rows_per_micro_batch=2, logprob_chunk=96
   )
   c.engine = config_lib.Engine(
     num_rows=144,
@@ -35,22 +33,30 @@ def get_config() -> config_lib.Config:
     extend_chunk=64,
     extend_tokens=512,
   )
-  sft = config_lib.Optimizer(
-    learning_rate=2e-3, schedule="cosine", warmup_steps=20, b2=0.95
-  )
   c.base = config_lib.Base(
-    num_steps=100, num_episodes=1440, num_copies=1440, episodes_per_step=36
+    num_steps=100, num_episodes=900, num_copies=900, episodes_per_step=18
   )
-  c.base.optimizer.b2 = 0.95
+  c.base.optimizer = config_lib.Optimizer(
+    name="muon", learning_rate=3e-3, warmup_steps=20, b2=0.95
+  )
   c.cold_start = config_lib.ColdStart(
-    num_steps=400, num_tries=1, noise=0.25, episodes_per_step=24, optimizer=sft
+    num_steps=800, num_tries=1, noise=0.25, episodes_per_step=12
+  )
+  c.cold_start.optimizer = config_lib.Optimizer(
+    name="muon",
+    learning_rate=2e-3,
+    schedule="cosine",
+    warmup_steps=20,
+    b2=0.95,
   )
   c.grpo.num_iterations = 40
   c.grpo.tasks_per_iteration = 18
   c.grpo.credit = config_lib.Credit(score="sum", normalize="none")
-  c.grpo.optimizer = config_lib.Optimizer(learning_rate=6e-4, warmup_steps=3)
-  c.comparison.continued_steps = 500
-  c.comparison.rl_only_iterations = 80
+  c.grpo.optimizer = config_lib.Optimizer(
+    learning_rate=6e-4, schedule="cosine", warmup_steps=3
+  )
+  c.comparison.continued_steps = 700
+  c.comparison.rl_only_iterations = 115
   c.evaluation.splits = ("fresh", "test")
   c.evaluation.num_tasks = 100  # of each gym and split
   c.checkpoint.every_steps = 20
