@@ -12,13 +12,13 @@ from userrl_jax import statistics
 from userrl_jax import types
 
 GAINS = {"base": 0.0, "cold_start": 0.4, "grpo": 0.7, "continued": 0.5}
-GAINS |= {"continued@2": 0.4, "continued_updates": 0.45, "rl_only": 0.1}
+GAINS |= {"continued_updates": 0.45, "rl_only_updates": 0.05, "rl_only": 0.1}
 NUM_STEPS = {"base": 5, "cold_start": 4, "grpo": 2, "continued": 8}
-NUM_STEPS |= {"continued_updates": 2, "rl_only": 5}
+NUM_STEPS |= {"continued_updates": 2, "rl_only_updates": 2, "rl_only": 5}
 MINUTE = 60.0
 # Of one minute a step; cold start and GRPO had 6 since the base.
 SINCE_BASE = {"base": 0, "cold_start": 4, "grpo": 6, "continued": 12}
-SINCE_BASE |= {"continued@2": 6, "continued_updates": 6, "rl_only": 5}
+SINCE_BASE |= {"continued_updates": 6, "rl_only_updates": 2, "rl_only": 5}
 
 
 def _trajectory(gym, split, number, score):
@@ -84,16 +84,14 @@ def test_arms_have_their_updates_time_and_scores(runs):
   arms = {arm.name: arm for arm in comparison.arms}
   assert comparison.notes == []
   assert list(arms)[-1] == "grpo" and set(arms) == set(GAINS)
-  assert {name: arm.updates for name, arm in arms.items()} == {
-    **NUM_STEPS,
-    "continued@2": 2,
-  }
+  assert {name: arm.updates for name, arm in arms.items()} == NUM_STEPS
   assert arms["continued"].minutes == pytest.approx(8)
-  assert arms["continued@2"].minutes == pytest.approx(2)
+  assert arms["continued_updates"].minutes == pytest.approx(2)
   minutes = {name: arm.minutes_since_base for name, arm in arms.items()}
   assert minutes == pytest.approx(SINCE_BASE)
   assert [arm.name for arm in comparison.arms if arm.has_less_time] == [
-    "rl_only"
+    "rl_only_updates",
+    "rl_only",
   ]
   for name, gain in GAINS.items():
     arm = arms[name]
@@ -124,9 +122,9 @@ def test_the_command_prints_a_table_and_writes_numbers(runs, tmp_path, capsys):
   )
   rows = [line for line in lines if line.startswith("|")]
   assert {line.count("|") for line in rows} == {lines[0].count("|")}
-  assert [line for line in rows if "*" in line] == [
-    line for line in rows if line.startswith("| rl_only* | 5 | 5.0 | 5.0 |")
-  ]
+  shortest, short = [line for line in rows if "*" in line]
+  assert shortest.startswith("| rl_only_updates* | 2 | 2.0 | 2.0 |")
+  assert short.startswith("| rl_only* | 5 | 5.0 | 5.0 |")
   assert lines[-1].startswith("\\* Below 95% of the training time that grpo")
   assert printed.err == ""
   values = json.loads(path.read_text())
@@ -149,7 +147,9 @@ def test_what_a_run_lacks_is_said(runs, tmp_path, capsys):
   path.write_text(json.dumps(_spoil(json.loads(path.read_text()))))
   path = runs[0] / "metrics.jsonl"
   kept = [
-    line for line in path.read_text().splitlines() if "updates" not in line
+    line
+    for line in path.read_text().splitlines()
+    if "continued_updates" not in line
   ]
   path.write_text("\n".join(kept))
   assert compare.main([*map(str, runs)]) == 0
@@ -160,7 +160,7 @@ def test_what_a_run_lacks_is_said(runs, tmp_path, capsys):
     f"{runs[0]}: no times of continued_updates in metrics.jsonl",
   ):
     assert f"note: {text}" in printed.err and f"Note: {text}" in printed.out
-  assert "| continued |" not in printed.out and "| rl_only" not in printed.out
+  assert "| continued |" not in printed.out and "| rl_only*" not in printed.out
   path = runs[0] / "evaluations" / "grpo.json"
   path.write_text(json.dumps(_spoil(json.loads(path.read_text()))))
   assert compare.main([*map(str, runs)]) == 2
@@ -187,9 +187,10 @@ def test_other_code_and_devices_are_said(runs, tmp_path, capsys):
 def test_stages_know_what_led_to_them():
   stages = tuple(NUM_STEPS)
   before = run_folder.stages_before
-  assert before("continued@25", stages) == before("grpo", stages)
-  assert before("grpo", stages) == ["cold_start"]
-  assert before("rl_only@30", stages) == before("base", stages) == []
+  for name in ("grpo", "continued_updates", "continued"):
+    assert before(name, stages) == ["cold_start"]
+  for name in ("rl_only_updates", "rl_only", "base"):
+    assert before(name, stages) == []
   assert before("grpo", ("base", "grpo")) == before("grpo", ("grpo",)) == []
 
 

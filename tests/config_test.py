@@ -204,6 +204,13 @@ ALL_STAGES = config_rules._NAMES["Config.stages"]
     (("base", "grpo", "continued_updates"), {}, "stages"),
     (("base", "grpo", "rl_only"), {}, "stages"),
     (("cold_start", "grpo", "rl_only"), {}, "stages"),
+    (("cold_start", "grpo", "rl_only_updates"), {}, "stages"),
+    (ALL_STAGES, {"rollout.max_staleness": 1}, None),
+    (
+      ("base", "cold_start", "rl_only_updates"),
+      {"grpo.group_size": 1},
+      "grpo.group_size",
+    ),
     (("cold_start", "grpo", "rl_only"), {"init_from": "a folder"}, None),
     (
       ("cold_start", "grpo", "rl_only"),
@@ -236,6 +243,11 @@ ALL_STAGES = config_rules._NAMES["Config.stages"]
     (
       ("base", "cold_start", "rl_only"),
       {"grpo.optimizer.schedule": "cosine", "grpo.optimizer.warmup_steps": 60},
+      "grpo.optimizer.warmup_steps",
+    ),
+    (
+      ("base", "cold_start", "rl_only_updates"),
+      {"grpo.optimizer.schedule": "cosine", "grpo.optimizer.warmup_steps": 30},
       "grpo.optimizer.warmup_steps",
     ),
   ],

@@ -30,7 +30,7 @@ MODEL = dataclasses.replace(qwen3.PRESETS["qwen3_tiny"], num_layers=2)
 def config(tmp_path):
   c = config_lib.Config(out_dir=str(tmp_path / "run"))
   c.model.num_layers = 2
-  c.stages = ("base", "cold_start", "grpo", "continued", "rl_only")
+  c.stages = config_rules._NAMES["Config.stages"]
   return c
 
 

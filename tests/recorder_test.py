@@ -41,17 +41,17 @@ def _update(state):
   return {"params": state["params"] + 1}, {"train/loss": state["params"].sum()}
 
 
-def _begin(run, parts, stage=STAGE, state=None):
+def _begin(run, parts, state=None):
   if state is None:
     state = {"params": jnp.zeros(3)}
-  make_stream = lambda: stages.stream(parts, stage)
-  return run.begin(stage, state, make_stream, _update)
+  make_stream = lambda: stages.stream(parts, STAGE)
+  return run.begin(STAGE, state, make_stream, _update)
 
 
-def _run(parts, last_step=NUM_STEPS, stage=STAGE):
+def _run(parts, last_step=NUM_STEPS):
   """Records a stage of a stand-in learner; returns what its stream drew."""
   run = recorder.Recorder(parts, COMMAND)
-  state, stream = _begin(run, parts, stage)
+  state, stream = _begin(run, parts)
   drawn = []
   for step in run.remaining():
     if step == last_step:  # killed
@@ -191,23 +191,6 @@ def test_a_complete_stage_needs_no_data(parts):
   state, stream = run.begin(STAGE, {"params": jnp.zeros(3)}, fail, _update)
   assert list(run.remaining()) == list(stream) == []
   assert state["params"].tolist() == [6.0] * 3
-
-
-@pytest.mark.parametrize("done", [3, NUM_STEPS])
-def test_what_was_measured_on_the_way_is_shown_again(parts, capsys, done):
-  stage = dataclasses.replace(STAGE, also_after=2)
-  _run(parts, last_step=done, stage=stage)  # the first checkpoint is after 2
-  _begin(recorder.Recorder(parts, COMMAND), parts, stage)
-  lost = "base@2 is in no table: "
-  # At the very step it is measured by the loop; after it, it was lost.
-  assert (lost in capsys.readouterr().out) == (done > 3)
-  summary = {"stage": "base@2", "gyms": {}, "splits": {}, "macro": {}}
-  path = recorder.evaluation_path(parts.folder, "base@2")
-  recorder.write_json(path, summary)
-  run = recorder.Recorder(parts, COMMAND)
-  _begin(run, parts, stage)
-  assert run._evaluations == ([summary] if done > 3 else [])
-  assert lost not in capsys.readouterr().out
 
 
 def test_a_damaged_evaluation_is_named(parts):

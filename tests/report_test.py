@@ -294,8 +294,8 @@ def test_an_empty_folder_gives_a_page(tmp_path):
 
 
 def test_a_comparison_of_gyms_and_arms_reads_well(tmp_path):
-  stages = ["base", "cold_start", "grpo", "rl_only", "rl_only@9"]
-  stages += ["continued_updates", "continued"]
+  arms = ["continued_updates", "continued", "rl_only_updates", "rl_only"]
+  stages = ["base", "cold_start", *arms, "grpo"]
   gyms, splits, num_tasks = ("function", "travel", "zoo"), ("fresh", "test"), 60
   (tmp_path / "evaluations").mkdir()
   (tmp_path / "transcripts").mkdir()
@@ -315,22 +315,24 @@ def test_a_comparison_of_gyms_and_arms_reads_well(tmp_path):
     path = tmp_path / "transcripts" / f"evaluation_{stage}.jsonl"
     records = [metrics.trajectory_record(t) for t in played]
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
-  settings = config.Config(stages=tuple(s for s in stages if "@" not in s))
+  settings = config.Config(stages=tuple(stages))
   path = tmp_path / "config.json"
   path.write_text(json.dumps(config.to_dict(settings)))
   text = report.write(tmp_path).read_text()
   rows = re.findall(r"<tr><td><span class=\"chip\".*?</tr>", text, re.DOTALL)
   words = [" ".join(" ".join(Reader(row).words).split()) for row in rows]
   means = [row.split(" mean of gyms")[0] for row in words if "mean" in row]
-  order = ["base", "cold_start", "grpo", "rl_only@9", "rl_only"]
-  order += ["continued_updates", "continued"]
+  order = ["base", "cold_start", "grpo", *arms]
   assert means[: len(order)] == order
   assert means[len(order) :] == [
     "base cold_start",
     "cold_start grpo",
     "base grpo",
-    *(f"{arm} grpo" for arm in order[3:]),
+    *(f"{arm} grpo" for arm in arms),
   ]
+  colours = set(re.findall(r"--c:var\((--stage-\d+)\)", text))
+  assert len(colours) == len(stages)
+  assert {text.count(f"{c}: #") for c in colours} == {2}  # light and dark
   for what in ("Score with", "Difference on the same tasks with"):
     titles = re.findall(f"<figcaption>{what} 95% interval: (.*?)<", text)
     assert titles == ["mean of gyms", *gyms]

@@ -32,10 +32,11 @@ def _plan(parts, *names, **sections):
 
 def test_a_stage_starts_from_the_nearest_before_it(parts):
   starts = lambda *names: [s.start for s in _plan(parts, *names).values()]
-  arms = ["cold_start", "cold_start", "base"]
+  arms = ["cold_start", "cold_start", "base", "base"]
   assert starts(*ALL) == ["", "base", "cold_start", *arms]
   assert starts("base", "grpo") == ["", "base"]
-  assert starts("cold_start", "grpo", "rl_only") == ["", "cold_start", ""]
+  for arm in ("rl_only_updates", "rl_only"):
+    assert starts("cold_start", "grpo", arm) == ["", "cold_start", ""]
 
 
 def test_comparisons_know_the_same_starts(parts):
@@ -47,18 +48,19 @@ def test_comparisons_know_the_same_starts(parts):
 
 def test_arms_have_lengths_and_schedules_of_their_own(parts):
   plan = _plan(parts)
-  assert [s.num_steps for s in plan.values()] == [200, 200, 30, 30, 400, 60]
-  assert [s.also_after for s in plan.values()] == [None] * 5 + [30]
-  assert plan["rl_only"].milestone == "rl_only@30"
+  lengths = [s.num_steps for s in plan.values()]
+  assert lengths == [200, 200, 30, 30, 400, 30, 60]
   warmups = [s.optimizer.warmup_steps for s in plan.values()]
-  assert warmups == [20, 20, 0, 3, 20, 0]
+  assert warmups == [20, 20, 0, 3, 20, 0, 0]
   assert {s.dialogues for s in plan.values()} == {"base", "cold_start", ""}
   seeds = {name: stage.seed for name, stage in plan.items()}
   assert seeds["continued"] == seeds["continued_updates"] != seeds["cold_start"]
 
 
 def test_the_rate_falls_over_the_arms_own_length(parts):
-  optimizer = config_lib.Optimizer(1e-3, "cosine", warmup_steps=2)
+  optimizer = config_lib.Optimizer(
+    learning_rate=1e-3, schedule="cosine", warmup_steps=2
+  )
   config = dataclasses.replace(
     parts.config,
     grpo=config_lib.Grpo(20, 2, 2, optimizer=optimizer),
@@ -68,7 +70,6 @@ def test_the_rate_falls_over_the_arms_own_length(parts):
   parts = dataclasses.replace(parts, config=config)
   stage = stages.plan(parts)[-1]
   assert (stage.name, stage.num_steps) == ("rl_only", 80)
-  assert stage.also_after is None  # a cosine's middle compares with nothing
   state, update = stages.start(parts, dataclasses.replace(stage, start=""))
   nothing, _ = batching.pack(
     [],
@@ -112,6 +113,6 @@ def test_too_few_dialogues_are_not_kept(parts, tmp_path):
 def test_a_step_asks_for_no_more_than_there_is(parts):
   grpo = dataclasses.replace(parts.config.grpo, tasks_per_iteration=97)
   assert _plan(parts, "base", "cold_start", grpo=grpo)
-  for names in (("grpo",), ("base", "cold_start", "rl_only")):
+  for name in ("grpo", "rl_only_updates", "rl_only"):
     with pytest.raises(ValueError, match="tasks_per_iteration must be at most"):
-      _plan(parts, *names, grpo=grpo)
+      _plan(parts, "base", "cold_start", name, grpo=grpo)

@@ -10,7 +10,7 @@ import math
 
 import markupsafe
 
-NUM_COLOURS = 6  # of stages, then they repeat
+NUM_COLOURS = 7  # of stages, then they repeat
 
 _WIDTH, _HEIGHT = 380, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 22, 34

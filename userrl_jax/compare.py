@@ -105,7 +105,7 @@ def compare(folders: Sequence[pathlib.Path]) -> Comparison:
     f"{run.folder}: no times of {stage} in metrics.jsonl, so minutes are "
     "too few"
     for run in runs
-    for stage in dict.fromkeys(map(run_folder.arm_of, names))
+    for stage in names
     if stage in run.config["stages"] and not _step_seconds(run, stage)
   ]
   names.sort(key=lambda name: name == SUBJECT)
@@ -199,14 +199,11 @@ def _arm(name: str, runs: Sequence[run_folder.Run], limit: float) -> Arm:
 
 
 def _step_seconds(run: run_folder.Run, name: str) -> list[float]:
-  """Returns the seconds of every update of a stage, of its first N for @N."""
-  stage, _, limit = name.partition("@")
+  """Returns the seconds of every update of a stage."""
   return [
     line["time/step_s"]
     for line in run.metrics
-    if line.get("stage") == stage
-    and "time/step_s" in line
-    and line["step"] < int(limit or sys.maxsize)
+    if line.get("stage") == name and "time/step_s" in line
   ]
 
 

@@ -216,10 +216,9 @@ class Grpo:
 class Comparison:
   """Lengths of the arms that GRPO after a cold start is compared with.
 
-  An arm is a further stage of the same run. `continued_updates`, in which the
-  cold start goes on for `grpo.num_iterations` steps, compares at equal updates
-  and has no field here; the others may take as long as GRPO does. `rl_only` is
-  measured after `grpo.num_iterations` too, where its rate is constant.
+  An arm is a further stage of the same run. `continued_updates` and
+  `rl_only_updates` compare at equal updates, `grpo.num_iterations` of them, and
+  have no field here; the others may take as long as GRPO does.
   """
 
   continued_steps: int = 400  # stage continued: the cold start goes on
@@ -264,8 +263,8 @@ class Config:
   seed: int = 0
   # A checkpoint folder to start from instead of model.folder, or random params.
   init_from: str = ""
-  # And arms to compare with: continued_updates, continued (SFT goes on) and
-  # rl_only (GRPO from the base).
+  # And arms to compare with: continued_updates, continued (SFT goes on),
+  # rl_only_updates and rl_only (GRPO from the base).
   stages: tuple[str, ...] = ("base", "cold_start", "grpo")
   model: Model = dataclasses.field(default_factory=Model)
   tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)

@@ -39,6 +39,7 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
     "grpo",
     "continued_updates",
     "continued",
+    "rl_only_updates",
     "rl_only",
   ),
 }
@@ -178,12 +179,6 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       engine.extend_tokens >= engine.extend_chunk,
     ),
     (
-      "rollout.max_staleness",
-      "0 where rl_only is among stages: it is measured half-way, which needs "
-      "the engine for itself",
-      rollout.max_staleness == 0 or "rl_only" not in stages,
-    ),
-    (
       "stages",
       f"in the order {', '.join(_NAMES['Config.stages'])}",
       list(c.stages) == sorted(c.stages, key=_NAMES["Config.stages"].index),
@@ -195,10 +190,10 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
     ),
     (
       "stages",
-      "with base, where rl_only is among them and neither init_from nor "
-      "model.folder is given: it has nothing to start from",
+      "with base, where rl_only_updates or rl_only is among them and neither "
+      "init_from nor model.folder is given: it has nothing to start from",
       bool({"base"} & stages or c.init_from or c.model.folder)
-      or "rl_only" not in stages,
+      or not {"rl_only_updates", "rl_only"} & stages,
     ),
     (
       "comparison.continued_steps",
@@ -215,7 +210,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       "at least 2, to compare members (or set grpo.credit.released)",
       grpo.group_size > 1
       or grpo.credit.released
-      or not {"grpo", "rl_only"} & stages,
+      or not {"grpo", "rl_only_updates", "rl_only"} & stages,
     ),
     (
       "grpo.tasks_per_iteration",
@@ -259,6 +254,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       c.cold_start.num_steps,
     ),
     ("grpo", "grpo", grpo.optimizer, grpo.num_iterations),
+    ("rl_only_updates", "grpo", grpo.optimizer, grpo.num_iterations),
     ("rl_only", "grpo", grpo.optimizer, arms.rl_only_iterations),
   ):
     rules.append(

@@ -113,8 +113,6 @@ class Recorder:
         f"{stage.name}: goes on after step {self._next_step} of "
         f"{stage.num_steps}"
       )
-    if stage.also_after is not None and stage.also_after < self._next_step:
-      self._show_again(stage.milestone)
     if self._next_step == stage.num_steps:
       return state, iter(())
     self._stream = make_stream()
@@ -191,7 +189,6 @@ class Recorder:
     self._parts.user.take_counts()
     self._evaluations.append(summary)
     self._console.show_table(self._evaluations)
-    self._step_start = time.monotonic()  # its time is no training step's
 
   def finish(self, report: pathlib.Path) -> None:
     """Closes the files and says where the report is."""
@@ -199,17 +196,6 @@ class Recorder:
       self._writers.close()
     minutes = (time.monotonic() - self._start) / 60
     self._console.print(f"done in {minutes:.1f} min; report: {report}")
-
-  def _show_again(self, name: str) -> None:
-    """Shows what was measured at an earlier step, or says that it is lost."""
-    summary = read_evaluation(self._parts.folder, name)
-    if summary is not None:
-      self.show_evaluation(summary)
-      return
-    path = evaluation_path(self._parts.folder, name)
-    self._console.print(
-      f"{name} is in no table: {path} is gone, and so are its params"
-    )
 
   def _open_writers(self) -> None:
     names = self._parts.config.stages

@@ -89,8 +89,7 @@ def write(run_dir: str | pathlib.Path) -> pathlib.Path:
     lstrip_blocks=True,
   )
   environment.filters |= {"shorten": _shorten, "csp_hash": _csp_hash}
-  arms = list(dict.fromkeys(map(run_folder.arm_of, run.stages)))
-  colours = {s: arms.index(run_folder.arm_of(s)) for s in run.stages}
+  colours = {stage: n for n, stage in enumerate(run.stages)}
   page = environment.get_template(_TEMPLATE).render(
     run=run,
     colours={s: n % charts.NUM_COLOURS for s, n in colours.items()},

@@ -12,7 +12,7 @@ from typing import Any
 
 from userrl_jax import statistics
 
-# Stages that others are compared with; `arm@N` is an arm after N updates.
+# How the names of stages begin that GRPO is compared with.
 ARMS = ("continued", "rl_only")
 # Stages whose params a stage starts from: the first that the run has.
 STARTS = {
@@ -21,6 +21,7 @@ STARTS = {
   "grpo": ("cold_start", "base"),
   "continued_updates": ("cold_start",),
   "continued": ("cold_start",),
+  "rl_only_updates": ("base",),
   "rl_only": ("base",),
 }
 
@@ -64,14 +65,7 @@ def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
   stages = [str(stage) for stage in run_config.get("stages", ())]
   found = [line["stage"] for line in metrics if "stage" in line]
   stages = list(dict.fromkeys([*stages, *map(str, found), *evaluations]))
-  order = {stage: place for place, stage in enumerate(stages)}
-  stages.sort(  # `arm@N` comes before the whole arm
-    key=lambda stage: (
-      stage.startswith(ARMS),
-      order.get(arm_of(stage), len(stages)),
-      "@" not in stage,
-    )
-  )
+  stages.sort(key=lambda stage: stage.startswith(ARMS))
   played, trained = {}, {}
   for stage in stages:
     path = folder / "transcripts" / f"evaluation_{stage}.jsonl"
@@ -98,14 +92,9 @@ def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
   )
 
 
-def arm_of(stage: str) -> str:
-  """Returns `arm` of `arm@N`, and any other stage as it is."""
-  return stage.partition("@")[0]
-
-
 def stages_before(stage: str, stages: Sequence[str]) -> list[str]:
   """Returns what of a run's stages led to a stage, the base left out."""
-  starts = STARTS.get(arm_of(stage), ())
+  starts = STARTS.get(stage, ())
   before = next((start for start in starts if start in stages), "base")
   if before == "base":
     return []

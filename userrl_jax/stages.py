@@ -32,12 +32,6 @@ class Stage:
   per_step: int  # tasks, or dialogues, of a step
   start: str = ""  # the stage whose params it starts from; "" is none
   dialogues: str = ""  # the stage whose dialogues it imitates; "" plays itself
-  also_after: int | None = None  # updates to be measured after, besides all
-
-  @property
-  def milestone(self) -> str:
-    """Returns the name of what is measured after `also_after` updates."""
-    return f"{self.name}@{self.also_after}"
 
 
 def plan(parts: assembly.Parts) -> list[Stage]:
@@ -74,22 +68,21 @@ def plan(parts: assembly.Parts) -> list[Stage]:
     c.grpo.tasks_per_iteration,
     start=cold_start.name if cold_start.name in runs else after_base,
   )
+  rl_only_updates = dataclasses.replace(
+    grpo, name="rl_only_updates", start=after_base
+  )
   rl_only = dataclasses.replace(
-    grpo,
+    rl_only_updates,
     name="rl_only",
     num_steps=c.comparison.rl_only_iterations,
-    start=after_base,
   )
-  # Halfway down a cosine, params are worse than those of a shorter one's end.
-  is_comparable = c.grpo.optimizer.schedule == "constant"
-  if is_comparable and grpo.num_steps < rl_only.num_steps:
-    rl_only = dataclasses.replace(rl_only, also_after=grpo.num_steps)
   stages = [
     base,
     cold_start,
     grpo,
     _continued("continued_updates", cold_start, grpo.num_steps),
     _continued("continued", cold_start, c.comparison.continued_steps),
+    rl_only_updates,
     rl_only,
   ]
   stages = [stage for stage in stages if stage.name in runs]

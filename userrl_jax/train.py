@@ -10,13 +10,12 @@ and, where the config names them, arms that GRPO is compared with:
 
   continued_updates  the cold start goes on instead, for as many updates
   continued          the same for longer, to compare at equal time
-  rl_only            GRPO from the base model, without a cold start
+  rl_only_updates    GRPO from the base model, for as many updates
+  rl_only            the same for longer, to compare at equal time
 
 Every stage is evaluated on held-out tasks; a killed run, started again with
 the same command, goes on where it was and ends with the same table.
 """
-
-from collections.abc import Callable
 
 from userrl_jax import assembly
 from userrl_jax import collecting
@@ -29,9 +28,6 @@ from userrl_jax import stages
 from userrl_jax.learning import batching
 from userrl_jax.models import qwen3
 
-# Plays the held-out tasks with params and shows the scores under a name.
-Measure = Callable[[str, qwen3.Params], None]
-
 
 def main(config: config_lib.Config, command: flags.Command) -> None:
   """Runs the configured stages, one after the other, and reports."""
@@ -40,24 +36,15 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
     held_out = assembly.held_out_tasks(config)
     plan = stages.plan(parts)
     run = recorder.Recorder(parts, command)
-
-  def measure(name: str, params: qwen3.Params) -> None:
-    run.show_evaluation(evaluate.evaluate(parts, params, held_out, name))
-
   for stage in plan:
-    if stage.dialogues:
-      params = imitate(parts, run, stage)
-    else:
-      params = reinforce(parts, run, stage, measure)
-    measure(stage.name, params)
+    learn = imitate if stage.dialogues else reinforce
+    params = learn(parts, run, stage)
+    run.show_evaluation(evaluate.evaluate(parts, params, held_out, stage.name))
   run.finish(report.write(parts.folder))
 
 
 def reinforce(
-  parts: assembly.Parts,
-  run: recorder.Recorder,
-  stage: stages.Stage,
-  measure: Measure,
+  parts: assembly.Parts, run: recorder.Recorder, stage: stages.Stage
 ) -> qwen3.Params:
   """Improves the policy by multi-turn GRPO; returns its params."""
   config = parts.config
@@ -66,8 +53,6 @@ def reinforce(
   state, tasks = run.begin(stage, state, make_stream, update)
   with collecting.ahead(parts, tasks, stage.num_steps) as collect:
     for iteration in run.remaining():
-      if iteration == stage.also_after:
-        measure(stage.milestone, state.params)
       groups = collect(iteration, state.params)
       batch, packed = batching.pack(
         groups,
