@@ -13,6 +13,7 @@ import pytest
 from userrl_jax import assembly
 from userrl_jax import checkpoint
 from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 from userrl_jax import evaluate
 from userrl_jax import flags as flags_lib
 from userrl_jax import gyms
@@ -212,7 +213,7 @@ def test_a_mesh_of_more_devices_than_there_are(refused):
 def test_a_folder_of_a_run_of_another_config(refused, tmp_path):
   other = config_lib.Config(seed=7)
   recorder.write_json(
-    tmp_path / "run" / "config.json", config_lib.to_dict(other)
+    tmp_path / "run" / "config.json", config_fields.to_dict(other)
   )
   (tmp_path / "run" / "evaluations").mkdir()
   message = refused()
@@ -323,7 +324,7 @@ def test_a_start_that_knows_other_prompts(refused, tmp_path):
     message = refused(start, "--config.gyms.max_turns=7", main=main)
     assert "the system prompt of gym 'function' must be the one" in message
   recorder.write_json(
-    tmp_path / "other" / "config.json", config_lib.to_dict(there)
+    tmp_path / "other" / "config.json", config_fields.to_dict(there)
   )
   message = refused(start, "--config.gyms.function.answer_limit=2")
   assert "(gyms.function.answer_limit: 0 there, 2 now)" in message

@@ -7,6 +7,7 @@ import pytest
 
 from userrl_jax import compare
 from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 from userrl_jax import run_folder
 from userrl_jax import statistics
 from userrl_jax import types
@@ -43,7 +44,7 @@ def make_run(folder, seed, group_size=8, commit="abc"):
   config = config_lib.Config(seed=seed, stages=tuple(NUM_STEPS))
   config.grpo.group_size = group_size
   (folder / "evaluations").mkdir(parents=True)
-  (folder / "config.json").write_text(json.dumps(config_lib.to_dict(config)))
+  (folder / "config.json").write_text(json.dumps(config_fields.to_dict(config)))
   rng = np.random.default_rng(seed)
   ease = rng.uniform(0, 0.2, (2, 20))
   for stage, gain in GAINS.items():

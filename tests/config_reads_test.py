@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 
 from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 
 _CLASSES = {
   name: kind
@@ -148,7 +149,7 @@ def test_every_field_is_read_by_some_code(root):
   )
   unread = [
     knob.path
-    for knob in config_lib.knobs(config_lib.Config())
+    for knob in config_fields.knobs(config_lib.Config())
     if knob.key not in found
   ]
   assert not unread, f"no code reads {', '.join(unread)}"

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 from userrl_jax import config_rules
 from userrl_jax import flags
 
@@ -271,8 +272,8 @@ def test_all_problems_are_listed():
 def test_dict_and_back_through_json():
   config = _set("gyms.levels", (1, 3))
   config.grpo.optimizer.learning_rate = 1 / 3
-  text = json.dumps(config_lib.to_dict(config))
-  assert config_lib.from_dict(json.loads(text)) == config
+  text = json.dumps(config_fields.to_dict(config))
+  assert config_fields.from_dict(json.loads(text)) == config
 
 
 @pytest.mark.parametrize(
@@ -286,16 +287,16 @@ def test_dict_and_back_through_json():
   ],
 )
 def test_from_dict_refuses_what_to_dict_never_makes(change, message):
-  values = config_lib.to_dict(config_lib.Config())
+  values = config_fields.to_dict(config_lib.Config())
   change(values)
   with pytest.raises(ValueError, match=message):
-    config_lib.from_dict(values)
+    config_fields.from_dict(values)
 
 
 def test_differences_are_the_changed_fields_only():
   config = _set("grpo.credit.gamma", 0.5)
   config.stages = ("grpo",)
-  assert config_lib.differences(config, config_lib.Config()) == {
+  assert config_fields.differences(config, config_lib.Config()) == {
     "grpo.credit.gamma": (0.8, 0.5),
     "stages": (("base", "cold_start", "grpo"), ("grpo",)),
   }
@@ -312,11 +313,11 @@ def test_differences_are_the_changed_fields_only():
 )
 def test_an_unknown_field_names_the_nearest(path, nearest):
   expected = f"there is no config field {path}; the nearest is {nearest}"
-  assert config_lib.unknown_field(path) == expected
+  assert config_fields.unknown_field(path) == expected
 
 
 def test_every_rule_names_a_field():
-  keys = {knob.key for knob in config_lib.knobs(config_lib.Config())}
+  keys = {knob.key for knob in config_fields.knobs(config_lib.Config())}
   rules = [
     *config_rules._NAMES,
     *config_rules._NUMBERS,
@@ -345,5 +346,5 @@ def test_every_recipe_is_tested(root):
 
 def test_dataclasses_hold_only_types_that_flags_can_set():
   known = {bool, int, float, str, tuple[str, ...], tuple[int, ...]}
-  assert set(config_lib.field_types().values()) <= known
+  assert set(config_fields.field_types().values()) <= known
   assert dataclasses.is_dataclass(config_lib.Config)

@@ -14,6 +14,7 @@ import tokenizers as hf_tokenizers
 from userrl_jax import assembly
 from userrl_jax import checkpoint
 from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 from userrl_jax import config_rules
 from userrl_jax import export
 from userrl_jax import recorder
@@ -62,7 +63,7 @@ def _params(seed):
 
 def _write_run(config, **steps_of):
   """Writes what a run keeps: its config, and checkpoints of its stages."""
-  values = config_lib.to_dict(config)
+  values = config_fields.to_dict(config)
   recorder.write_json(_run(config) / "config.json", values)
   tokenizer = None
   if config.tokenizer.kind == "huggingface":

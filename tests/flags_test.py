@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 from userrl_jax import flags
 
 _ENTRY = """
@@ -94,7 +94,7 @@ def test_a_recipe_takes_an_argument(recipe):
 )
 def test_a_field_is_set_with_its_type(recipe, override, path, value):
   config, command = _parse(recipe, *override)
-  knobs = {knob.path: knob.value for knob in config_lib.knobs(config)}
+  knobs = {knob.path: knob.value for knob in config_fields.knobs(config)}
   assert knobs[path] == value
   assert type(knobs[path]) is type(value)
   assert command.differences.keys() == {path}
@@ -259,5 +259,5 @@ def test_help_lists_every_field(capsys):
     flags.parse(["--help"])
   assert info.value.code == 0
   shown = capsys.readouterr().out
-  for path in config_lib.field_types():
+  for path in config_fields.field_types():
     assert f"--config.{path}=" in shown

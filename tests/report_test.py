@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_fields
 from userrl_jax import metrics
 from userrl_jax import report
 from userrl_jax import statistics
@@ -317,7 +318,7 @@ def test_a_comparison_of_gyms_and_arms_reads_well(tmp_path):
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
   settings = config.Config(stages=tuple(stages))
   path = tmp_path / "config.json"
-  path.write_text(json.dumps(config.to_dict(settings)))
+  path.write_text(json.dumps(config_fields.to_dict(settings)))
   text = report.write(tmp_path).read_text()
   rows = re.findall(r"<tr><td><span class=\"chip\".*?</tr>", text, re.DOTALL)
   words = [" ".join(" ".join(Reader(row).words).split()) for row in rows]

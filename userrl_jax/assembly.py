@@ -21,6 +21,7 @@ import jax
 
 from userrl_jax import checkpoint
 from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 from userrl_jax import demonstrate
 from userrl_jax import gyms
 from userrl_jax import sharding
@@ -315,12 +316,14 @@ def _check_phrases(
 def _prompt_changes(config: config_lib.Config, path: pathlib.Path) -> str:
   """Returns how a config differs from a written one in what prompts say."""
   try:
-    earlier = config_lib.from_dict(json.loads(path.read_text()))
+    earlier = config_fields.from_dict(json.loads(path.read_text()))
   except (OSError, ValueError):  # none, or of another version
     return ""
   changes = [
     f"{field}: {there!r} there, {here!r} now"
-    for field, (there, here) in config_lib.differences(config, earlier).items()
+    for field, (there, here) in config_fields.differences(
+      config, earlier
+    ).items()
     if field.startswith(_IN_PROMPTS)
   ]
   return f" ({'; '.join(changes)})" if changes else ""

@@ -26,8 +26,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from userrl_jax import digests
-
-_SEPARATOR = "/"
+from userrl_jax import leaves as leaves_lib
 
 
 class Tokenizer(Protocol):
@@ -128,7 +127,7 @@ class Store:
         f"a checkpoint's step must be above the latest in {self.folder} "
         f"({latest}), got {step}; restore the latest before going on"
       )
-    leaves = {p: _as_array(p, x) for p, x in _leaves(state).items()}
+    leaves = leaves_lib.arrays_by_path(state)
     text = json.dumps(dict(extras))
     if json.loads(text) != dict(extras):
       raise ValueError(
@@ -143,7 +142,7 @@ class Store:
     self._orbax.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(_nest(leaves)),
+        state=ocp.args.PyTreeSave(leaves_lib.nest(leaves)),
         extras=ocp.args.JsonSave(record),
       ),
       force=True,
@@ -173,7 +172,7 @@ class Store:
         an older checkpoint or to a fresh start.
     """
     step = _choose_step(self._orbax, self.folder, step)
-    wanted = _leaves(abstract_state)
+    wanted = leaves_lib.by_path(abstract_state)
     where = self.folder / str(step)
     saved = _saved_leaves(self._orbax, where, step)
     unwanted = sorted(set(saved) - set(wanted))
@@ -220,7 +219,7 @@ def load_params(
     step = _choose_step(orbax, folder, step)
     where = folder / str(step)
     abstract = {"params": abstract_params}
-    wanted = _leaves(abstract)
+    wanted = leaves_lib.by_path(abstract)
     saved = _saved_leaves(orbax, where, step)
     saved = {p: a for p, a in saved.items() if p.startswith("params/")}
     unwanted = sorted(set(saved) - set(wanted))
@@ -279,7 +278,7 @@ def _saved_leaves(
     metadata = orbax.item_metadata(step)["state"]
     if metadata is None:
       raise ValueError("what its state holds is not written there")
-    return _leaves(metadata.tree)
+    return leaves_lib.by_path(metadata.tree)
   except Exception as error:
     raise _unreadable(where, error) from error
 
@@ -328,7 +327,7 @@ def _load(
     )
     for path, want in wanted.items()
   }
-  item = _nest(targets)
+  item = leaves_lib.nest(targets)
   try:
     restored = orbax.restore(
       step,
@@ -343,7 +342,7 @@ def _load(
     )
     record = restored["extras"]
     text, expected = record["extras"], record["digests"]
-    leaves = _leaves(restored["state"])
+    leaves = leaves_lib.by_path(restored["state"])
     extras = json.loads(text)
     if zlib.crc32(text.encode()) != record["extras_crc32"]:
       raise ValueError("its extras are not what was saved")
@@ -368,39 +367,6 @@ def _unreadable(where: pathlib.Path, error: Exception) -> ValueError:
     f"checkpoint {where} must be readable, got {type(error).__name__}: {why}; "
     "delete that folder to go on from the one before it, or restore a copy"
   )
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-  """Returns path -> leaf in tree order; a path is keys joined by slashes."""
-  pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
-  leaves = {
-    jax.tree_util.keystr(path, simple=True, separator=_SEPARATOR): leaf
-    for path, leaf in pairs
-  }
-  assert len(leaves) == len(pairs), "two leaves of a state have one path"
-  return leaves
-
-
-def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns nested dicts, so that reading needs none of our classes."""
-  nested: dict[str, Any] = {}
-  for path, leaf in leaves.items():
-    *parents, name = path.split(_SEPARATOR)
-    inner = nested
-    for parent in parents:
-      inner = inner.setdefault(parent, {})
-    inner[name] = leaf
-  return nested
-
-
-def _as_array(path: str, leaf: Any) -> jax.Array:
-  try:
-    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
-  except TypeError as error:
-    raise ValueError(
-      f"a state must hold arrays only, got {type(leaf).__name__} at {path}; "
-      "put it into the extras"
-    ) from error
 
 
 def _sharding(want: Any) -> jax.sharding.Sharding:

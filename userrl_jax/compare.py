@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 from userrl_jax import run_folder
 from userrl_jax import statistics
 
@@ -271,9 +271,9 @@ def _differences(runs: Sequence[run_folder.Run]) -> list[str]:
 
 def _check_same(runs: Sequence[run_folder.Run]) -> None:
   """Refuses runs that differ in more than their seeds and folders."""
-  configs = [config_lib.from_dict(run.config) for run in runs]
+  configs = [config_fields.from_dict(run.config) for run in runs]
   for run, config in zip(runs[1:], configs[1:], strict=True):
-    changed = config_lib.differences(config, configs[0])
+    changed = config_fields.differences(config, configs[0])
     changed = {k: v for k, v in changed.items() if k not in ("seed", "out_dir")}
     if changed:
       what = "; ".join(f"{k}: {a!r} -> {b!r}" for k, (a, b) in changed.items())

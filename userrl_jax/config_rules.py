@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 
 _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   "Model.dtype": ("float32", "bfloat16"),
@@ -100,7 +101,7 @@ def validate(config: config_lib.Config) -> None:
   Raises:
     ValueError: one line a problem: the field, what must hold, what was got.
   """
-  problems = config_lib.type_problems(config)
+  problems = config_fields.type_problems(config)
   if not problems:  # the rules below compare values, so types come first
     problems = list(_value_problems(config)) or list(_mix_problems(config))
   if problems:
@@ -108,7 +109,7 @@ def validate(config: config_lib.Config) -> None:
 
 
 def _value_problems(config: config_lib.Config) -> Iterator[str]:
-  for knob in config_lib.knobs(config):
+  for knob in config_fields.knobs(config):
     values = knob.value if isinstance(knob.value, tuple) else (knob.value,)
     if not values or len(set(values)) < len(values):
       yield f"{knob.path} must hold values, none twice, got {knob.value}"
@@ -266,7 +267,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
         or optimizer.warmup_steps < num_steps,
       )
     )
-  got = {knob.path: knob.value for knob in config_lib.knobs(c)}
+  got = {knob.path: knob.value for knob in config_fields.knobs(c)}
   for path, rule, holds in rules:
     if not holds:
       yield f"{path} must be {rule}, got {got[path]!r}"

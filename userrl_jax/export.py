@@ -18,6 +18,7 @@ import jax
 
 from userrl_jax import checkpoint
 from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 from userrl_jax import run_folder
 from userrl_jax import sharding
 from userrl_jax.chat import tokenizers
@@ -104,7 +105,7 @@ def export(
 def _run_config(run_dir: pathlib.Path) -> config_lib.Config:
   path = run_dir / "config.json"
   try:
-    return config_lib.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    return config_fields.from_dict(json.loads(path.read_text(encoding="utf-8")))
   except FileNotFoundError as error:
     raise ValueError(
       f"--run must be the folder of a run, got {run_dir}, which holds no "

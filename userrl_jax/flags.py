@@ -25,6 +25,7 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 from userrl_jax import config_rules
 
 _EXIT_CODE = 2  # of every user error
@@ -90,7 +91,7 @@ def parse(argv: Sequence[str]) -> tuple[config_lib.Config, Command]:
   except absl_flags.Error as error:
     raise ValueError(str(error)) from error
   config_rules.validate(config)
-  differences = config_lib.differences(config, recipe)
+  differences = config_fields.differences(config, recipe)
   return config, Command(tuple(argv), path, differences)
 
 
@@ -131,7 +132,7 @@ def load_recipe(path: str) -> config_lib.Config:
       f"{name}: get_config() must return a userrl_jax.config.Config, "
       f"got {type(config).__name__}"
     )
-  problems = config_lib.type_problems(config)
+  problems = config_fields.type_problems(config)
   if problems:
     raise ValueError("\n".join(f"{name}: {problem}" for problem in problems))
   return config
@@ -178,10 +179,10 @@ def _override(
   recipe: config_lib.Config, overrides: Sequence[str]
 ) -> config_lib.Config:
   """Returns a copy of the recipe with the fields that flags name set."""
-  known = config_lib.field_types()
+  known = config_fields.field_types()
   for path in filter(None, map(_OVERRIDE.match, overrides)):
     if path[1] not in known:
-      raise ValueError(config_lib.unknown_field(path[1]))
+      raise ValueError(config_fields.unknown_field(path[1]))
   argv = ["", *overrides]
   flags = absl_flags.FlagValues()
   config_flags.DEFINE_config_dataclass(
@@ -197,7 +198,11 @@ def _override(
 
 
 def _unknown_flag(name: str) -> str:
-  known = ["config", "help", *(f"config.{p}" for p in config_lib.field_types())]
+  known = [
+    "config",
+    "help",
+    *(f"config.{p}" for p in config_fields.field_types()),
+  ]
   near = [k for k in known if k.endswith(f".{name}")]
   near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
   hint = f"the nearest is --{near[0]}" if near else "see --help"
@@ -208,9 +213,9 @@ def _wrong_value(message: str) -> str:
   """Rewrites absl's `flag --config.field=value: why` to name the type."""
   flag, _, rest = message.removeprefix("flag --").partition("=")
   path = flag.removeprefix("config.")
-  if path not in config_lib.field_types():
+  if path not in config_fields.field_types():
     return message
-  wanted = config_lib.type_name(config_lib.field_types()[path])
+  wanted = config_fields.type_name(config_fields.field_types()[path])
   value, _, _ = rest.partition(": ")
   return f"{path} must be {wanted}, got {value!r}"
 
@@ -232,7 +237,7 @@ def _help() -> str:
     "usage: --config=RECIPE.py [--config.field=value ...]",
     "Every field, its type and default (userrl_jax/config.py says more):",
   ]
-  for knob in config_lib.knobs(config_lib.Config()):
-    kind = config_lib.type_name(knob.annotation)
+  for knob in config_fields.knobs(config_lib.Config()):
+    kind = config_fields.type_name(knob.annotation)
     lines.append(f"  --config.{knob.path}={knob.value}  ({kind})")
   return "\n".join(lines)

@@ -30,7 +30,7 @@ import jax
 
 from userrl_jax import assembly
 from userrl_jax import checkpoint
-from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 from userrl_jax import console
 from userrl_jax import data
 from userrl_jax import flags
@@ -103,7 +103,7 @@ class Recorder:
     folder = self._parts.folder / "checkpoints" / stage.name
     self._store = checkpoint.Store(folder, self._parts.config.checkpoint.keep)
     self._store.describe(
-      self._parts.tokenizer, config_lib.to_dict(self._parts.config)
+      self._parts.tokenizer, config_fields.to_dict(self._parts.config)
     )
     self._next_step, place = 0, None
     if self._store.latest_step() is not None:
@@ -238,10 +238,10 @@ class Recorder:
     path = self._parts.folder / "config.json"
     config = self._parts.config
     if path.exists() and goes_on:
-      earlier = config_lib.from_dict(json.loads(path.read_text()))
+      earlier = config_fields.from_dict(json.loads(path.read_text()))
       changed = {
         field: values
-        for field, values in config_lib.differences(config, earlier).items()
+        for field, values in config_fields.differences(config, earlier).items()
         if not field.startswith(_FREE_FIELDS)
       }
       if changed:
@@ -252,7 +252,7 @@ class Recorder:
           f"{self._parts.folder} holds a run of another config ({what}); give "
           "another --config.out_dir, or delete that folder"
         )
-    write_json(path, config_lib.to_dict(config))
+    write_json(path, config_fields.to_dict(config))
 
 
 def evaluation_path(folder: pathlib.Path, name: str) -> pathlib.Path:

@@ -24,6 +24,7 @@ import jinja2
 
 from userrl_jax import charts
 from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 from userrl_jax import run_folder
 from userrl_jax import statistics
 from userrl_jax import types
@@ -292,7 +293,7 @@ def _config_changes(
     ]
   if run.config:
     # Through JSON, so that tuples compare as the lists that they become.
-    default = json.loads(json.dumps(config_lib.to_dict(config_lib.Config())))
+    default = json.loads(json.dumps(config_fields.to_dict(config_lib.Config())))
     before, here = _flatten(default), _flatten(run.config)
     changes["the defaults"] = [
       (

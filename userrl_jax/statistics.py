@@ -318,9 +318,8 @@ def evaluation_summary(
   if not trajectories:
     raise ValueError("an evaluation must have episodes, got none")
   by_gym: dict[str, dict[str, list[types.Trajectory]]] = {}
-  for t in sorted(
-    trajectories, key=lambda t: (t.task.gym, t.task.id, t.member)
-  ):
+  by_name = lambda t: (t.task.gym, t.task.id, t.member)
+  for t in sorted(trajectories, key=by_name):
     attempts = by_gym.setdefault(t.task.gym, {}).setdefault(t.task.id, [])
     if attempts and attempts[-1].member == t.member:
       raise ValueError(
@@ -355,9 +354,7 @@ def _gym_evaluation(
     means = list(task_means(scores_by_task).values())
     return float(np.mean(means)) if means else None
 
-  def score(t):
-    return t.score
-
+  score = lambda t: t.score
   scores = by_task(score)
   attempts = [t for group in tasks.values() for t in group]
   valid = [t for t in attempts if t.is_valid]

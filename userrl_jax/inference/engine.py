@@ -312,9 +312,8 @@ class Engine:
   def _decode(self, call: scheduler.Call) -> None:
     """Samples some tokens in every lane."""
     n = self._settings.decode_tokens
-    lanes = self._lanes(
-      call, self._scheduler.num_lanes(), at_rows=self._lanes_are_rows
-    )
+    num_lanes = self._scheduler.num_lanes()
+    lanes = self._lanes(call, num_lanes, at_rows=self._lanes_are_rows)
     B = len(lanes)
     column = lambda value, dtype=np.int32: np.array(
       [0 if s is None else value(s) for s in lanes], dtype
@@ -362,11 +361,9 @@ class Engine:
       session.model_logprobs += model_logprobs_Bn[i, :count].tolist()
       session.num_written += count
       session.budget -= count
-    num_steps = counts_B.reshape(self._num_tiles, -1).max(1)
+    num_steps = counts_B.reshape(self._num_tiles, -1).max(1).sum()
     self.counters.tokens_sampled += int(counts_B.sum())
-    self.counters.positions_computed += int(num_steps.sum()) * (
-      B // self._num_tiles
-    )
+    self.counters.positions_computed += int(num_steps) * num_lanes
 
   def _lanes(
     self, call: scheduler.Call, per_tile: int, at_rows: bool = False
