@@ -117,3 +117,18 @@ def test_those_of_other_tasks_are_refused(path, tasks, made):
   others = [dataclasses.replace(task, id=f"x{task.id}") for task in tasks]
   with pytest.raises(ValueError, match="must hold the dialogues that the run"):
     dialogues.kept(path, _no_more, others)
+
+
+def test_invalid_ones_are_counted_and_left_out(path, tasks, made):
+  spoilt = [
+    dataclasses.replace(t, fault=fault)
+    for t, fault in zip(
+      made,
+      [types.Fault.USER_TIMEOUT, types.Fault.GYM_ERROR] * 2,
+      strict=False,
+    )
+  ]
+  kept = dialogues.kept(path, lambda: made[4:] + spoilt, tasks)
+  assert [t.task for t in kept] == [t.task for t in made[4:]]
+  assert dialogues.faults(path) == {"user_timeout": 2, "gym_error": 2}
+  assert dialogues.faults(path.with_name("other.npz")) == {}

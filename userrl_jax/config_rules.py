@@ -234,6 +234,14 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       "the name of a model when user.kind is endpoint",
       c.user.kind == "scripted" or c.user.model != "",
     ),
+    *(
+      (
+        f"user.{name}",
+        "empty unless user.kind is endpoint: rules ask no model",
+        c.user.kind == "endpoint" or getattr(c.user, name) == "",
+      )
+      for name in ("base_url", "model")
+    ),
     (
       "cold_start.top_k",
       f"at most cold_start.num_tries ({c.cold_start.num_tries})",

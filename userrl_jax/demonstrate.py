@@ -63,7 +63,7 @@ def canned(
   """Plays `base.num_episodes` dialogues of canned moves, task after task.
 
   Where they do not divide by the tasks, the first tasks are played once more.
-  Invalid ones are left out. `base.num_copies` copies follow.
+  `base.num_copies` copies follow, and at last what is invalid.
   """
   size, num_more = divmod(config.base.num_episodes, len(tasks))
   play = functools.partial(
@@ -79,15 +79,21 @@ def canned(
     groups += play(tasks[num_more:], size)
   made = [t for group in groups for t in group.trajectories if t.is_valid]
   special = set(chat.tokenizer.special_ids.values())
-  return made + copies(
-    made, config.base.num_copies, lambda i: i not in special, config.seed
+  copied = copies(
+    made,
+    config.base.num_copies,
+    lambda i: i not in special,
+    min(_COPY_LENGTH, config.rollout.max_tokens_per_episode),
+    config.seed,
   )
+  return made + copied + _invalid(groups)
 
 
 def copies(
   dialogues: Sequence[types.Trajectory],
   count: int,
   is_text: Callable[[int], bool],
+  length: int,
   seed: int,
 ) -> list[types.Trajectory]:
   """Makes sequences that repeat a few ids over and over.
@@ -101,6 +107,7 @@ def copies(
       copies are booked, in turn.
     count: how many.
     is_text: tells ids of text from those of markers.
+    length: ids of each.
     seed: same seed, same copies.
   """
   counts: collections.Counter[int] = collections.Counter()
@@ -111,7 +118,7 @@ def copies(
   made = []
   for number in range(count):
     period = rng.choices(frequent, k=rng.choice(_PERIODS))
-    ids = np.resize(np.array(period, np.int32), _COPY_LENGTH)
+    ids = np.resize(np.array(period, np.int32), length)
     made.append(
       dataclasses.replace(
         dialogues[number % len(dialogues)],
@@ -134,7 +141,8 @@ def ranked(
 
   Returns:
     Best first within a task: higher reward, then fewer turns. Attempts that
-    earned nothing are no demonstrations and are left out.
+    earned nothing are no demonstrations and are left out. At last what is
+    invalid, so that its faults are not lost.
   """
   script = functools.partial(
     oracle_script,
@@ -150,13 +158,18 @@ def ranked(
     script,
     iteration=-2,
   )
-  return [t for g in groups for t in rank(g, config.cold_start.top_k)]
+  best = [t for g in groups for t in rank(g, config.cold_start.top_k)]
+  return best + _invalid(groups)
 
 
 def rank(group: types.Group, top_k: int) -> list[types.Trajectory]:
   """Returns the best `top_k` valid attempts that earned a reward."""
   good = [t for t in group.trajectories if t.is_valid and t.reward > 0]
   return sorted(good, key=lambda t: (-t.reward, len(t.turns)))[:top_k]
+
+
+def _invalid(groups: Sequence[types.Group]) -> list[types.Trajectory]:
+  return [t for g in groups for t in g.trajectories if not t.is_valid]
 
 
 def corpus(config: config_lib.Config, tasks: Sequence[types.Task]) -> list[str]:

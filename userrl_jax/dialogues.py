@@ -9,10 +9,12 @@ file is one `.npz` of plain arrays, one after the other, of N trajectories:
   gyms, tasks, members    [N], whose dialogue it is
 
 It is what learning needs of dialogues that followed a script: their log-probs
-are 0, and texts are left out.
+are 0, and texts are left out. Invalid ones are counted beside it, by fault.
 """
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
+import json
 import pathlib
 
 import numpy as np
@@ -40,7 +42,7 @@ def kept(
 
   Args:
     path: of the file; it appears when it is complete.
-    make: makes them, at least one.
+    make: makes them, at least one; invalid ones are left out and counted.
     tasks: all that they may be of.
 
   Returns:
@@ -50,7 +52,12 @@ def kept(
     ValueError: when the file is damaged, or of other tasks.
   """
   if not path.exists():
-    _write(path, make())
+    made = make()
+    faults = collections.Counter(str(t.fault) for t in made if not t.is_valid)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if faults:
+      _faults_file(path).write_text(json.dumps(faults) + "\n")
+    _write(path, [t for t in made if t.is_valid])
   try:
     with np.load(path, allow_pickle=False) as file:
       arrays = {name: file[name] for name in _ARRAYS}
@@ -64,10 +71,19 @@ def kept(
     ) from error
 
 
+def faults(path: pathlib.Path) -> dict[str, int]:
+  """Returns how many dialogues were left out when a file was made, by fault."""
+  counts = _faults_file(path)
+  return json.loads(counts.read_text()) if counts.exists() else {}
+
+
+def _faults_file(path: pathlib.Path) -> pathlib.Path:
+  return path.with_name(f"{path.stem}_faults.json")
+
+
 def _write(
   path: pathlib.Path, trajectories: Sequence[types.Trajectory]
 ) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix(".partial")
   with temporary.open("wb") as file:
     np.savez_compressed(

@@ -33,6 +33,7 @@ from userrl_jax import checkpoint
 from userrl_jax import config_fields
 from userrl_jax import console
 from userrl_jax import data
+from userrl_jax import dialogues
 from userrl_jax import flags
 from userrl_jax import metrics
 from userrl_jax import stages
@@ -116,6 +117,7 @@ class Recorder:
     if self._next_step == stage.num_steps:
       return state, iter(())
     self._stream = make_stream()
+    self._tell_faults_of_dialogues(stage)
     if place is not None:
       self._stream.set_state(place)
     if self._writers is None:
@@ -194,8 +196,20 @@ class Recorder:
     """Closes the files and says where the report is."""
     if self._writers is not None:
       self._writers.close()
-    minutes = (time.monotonic() - self._start) / 60
+    minutes = (self._earlier_s + time.monotonic() - self._start) / 60
     self._console.print(f"done in {minutes:.1f} min; report: {report}")
+
+  def _tell_faults_of_dialogues(self, stage: stages.Stage) -> None:
+    if not stage.dialogues:
+      return
+    path = stages.dialogues_path(self._parts, stage)
+    faults = dialogues.faults(path)
+    if faults:
+      counts = ", ".join(f"{fault} {n}" for fault, n in sorted(faults.items()))
+      self._console.print(
+        f"{stage.name}: {sum(faults.values())} invalid dialogues are left out "
+        f"({counts})"
+      )
 
   def _open_writers(self) -> None:
     names = self._parts.config.stages

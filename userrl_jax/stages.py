@@ -8,6 +8,7 @@ state and the update that it begins with and the stream that it learns from.
 from collections.abc import Callable
 import dataclasses
 import functools
+import pathlib
 from typing import Any
 
 from userrl_jax import assembly
@@ -140,11 +141,17 @@ def stream(parts: assembly.Parts, stage: Stage) -> data.Stream[Any]:
     made = make_all[stage.dialogues](
       parts.config, parts.tasks, parts.chat, parts.episodes
     )
-    of_dialogues(made)  # refuses too few, which are not worth keeping
+    # Refuses too few, which are not worth keeping.
+    of_dialogues([t for t in made if t.is_valid])
     return made
 
-  path = parts.folder / "dialogues" / f"{stage.dialogues}.npz"
+  path = dialogues_path(parts, stage)
   return of_dialogues(dialogues.kept(path, make, parts.tasks))
+
+
+def dialogues_path(parts: assembly.Parts, stage: Stage) -> pathlib.Path:
+  """Returns the file of the dialogues that a stage imitates."""
+  return parts.folder / "dialogues" / f"{stage.dialogues}.npz"
 
 
 def capacity(parts: assembly.Parts, stage: Stage) -> int:

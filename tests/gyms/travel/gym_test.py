@@ -341,7 +341,7 @@ def test_scripted_steps_are_fast():
   tasks = gyms.load_tasks("travel", settings, "test", 0)
 
   async def run():
-    started, num_steps = time.perf_counter(), 0
+    started, num_steps = time.process_time(), 0
     for number in range(150):
       game = gyms.make("travel", settings)
       await game.reset(tasks[number % 30], 0)
@@ -349,7 +349,6 @@ def test_scripted_steps_are_fast():
       while not game.state.is_over:
         await game.step(gyms.canned("travel")(rng))
         num_steps += 1
-    return num_steps / (time.perf_counter() - started)
+    return num_steps / (time.process_time() - started)
 
-  # A fifth of the 10,000 asked for: other work may share the machine.
-  assert max(asyncio.run(run()) for _ in range(3)) > 2_000
+  assert max(asyncio.run(run()) for _ in range(3)) > 10_000
