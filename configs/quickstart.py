@@ -10,6 +10,8 @@ Time:      to be measured
 Expect:    to be measured
 """
 
+import functools
+
 from userrl_jax import config as config_lib
 
 
@@ -33,22 +35,17 @@ def get_config() -> config_lib.Config:
     extend_chunk=64,
     extend_tokens=512,
   )
+  muon = functools.partial(
+    config_lib.Optimizer, name="muon", warmup_steps=20, b2=0.95
+  )
   c.base = config_lib.Base(
     num_steps=100, num_episodes=900, num_copies=900, episodes_per_step=18
   )
-  c.base.optimizer = config_lib.Optimizer(
-    name="muon", learning_rate=3e-3, warmup_steps=20, b2=0.95
-  )
+  c.base.optimizer = muon(learning_rate=3e-3)
   c.cold_start = config_lib.ColdStart(
     num_steps=800, num_tries=1, noise=0.25, episodes_per_step=12
   )
-  c.cold_start.optimizer = config_lib.Optimizer(
-    name="muon",
-    learning_rate=2e-3,
-    schedule="cosine",
-    warmup_steps=20,
-    b2=0.95,
-  )
+  c.cold_start.optimizer = muon(learning_rate=2e-3, schedule="cosine")
   c.grpo.num_iterations = 40
   c.grpo.tasks_per_iteration = 18
   c.grpo.credit = config_lib.Credit(score="sum", normalize="none")

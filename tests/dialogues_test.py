@@ -10,6 +10,7 @@ from userrl_jax import data
 from userrl_jax import demonstrate
 from userrl_jax import dialogues
 from userrl_jax import gyms
+from userrl_jax import types
 from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tokenizers
 from userrl_jax.learning import batching

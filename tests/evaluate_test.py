@@ -131,16 +131,23 @@ def test_what_failed_is_left_out(parts, built, tasks, tmp_path, monkeypatch):
   assert {task for task, f in faults.items() if f == "user_timeout"} == away
 
 
-def test_too_many_failures_stop_the_evaluation(
-  config, parts, built, monkeypatch
+def test_too_many_failures_stop_the_run_and_are_kept(
+  config, parts, built, monkeypatch, capsys
 ):
   entry = python_types.SimpleNamespace(**vars(function))
   entry.Gym = _FailingGym
   monkeypatch.setitem(gyms.GYMS, "function", entry)
   tasks = assembly.load_tasks(config, "test")
   away = [task for task in tasks if _is_away(task)]
-  with pytest.raises(RuntimeError, match=r"8 of 8.*user_timeout"):
+  with pytest.raises(SystemExit) as stopped:
     evaluate.evaluate(parts, built[1], away[:4], "grpo")
+  assert stopped.value.code == 2
+  kept = parts.folder / "transcripts" / "too_many_invalid.jsonl"
+  message = capsys.readouterr().err
+  assert "8 of 8; the most frequent fault is user_timeout" in message
+  assert message.endswith(f"the failed episodes are in {kept}\n")
+  lines = [json.loads(line) for line in kept.read_text().splitlines()]
+  assert [line["fault"] for line in lines] == ["user_timeout"] * 8
   assert not (parts.folder / "evaluations" / "grpo.json").exists()
 
 

@@ -107,6 +107,24 @@ def test_faults_are_in_the_ledger(run):
 
 
 @pytest.mark.slow
+def test_every_spoilt_request_is_in_the_ledger_once(run):
+  """Demonstrations, training and evaluations; nothing is asked twice here."""
+  folder, log, _ = run
+  spoilt = [bool(request.fault) for request in log]
+  faults = json.loads(
+    (folder / "dialogues" / "cold_start_faults.json").read_text()
+  )
+  ledger = sum(faults[fault] for fault in USER_FAULTS & set(faults))
+  assert ledger > 0 and set(faults) <= USER_FAULTS
+  for line in _lines(folder / "metrics.jsonl"):
+    ledger += sum(line.get(f"fault/{fault}", 0) for fault in USER_FAULTS)
+  for path in (folder / "transcripts").glob("evaluation_*.jsonl"):
+    ledger += sum(t["fault"] in USER_FAULTS for t in _lines(path))
+  # First come the word that checks the endpoint, and texts for the tokenizer.
+  assert sum(spoilt[60:]) <= ledger <= sum(spoilt)
+
+
+@pytest.mark.slow
 def test_faults_are_nowhere_else(run):
   folder, _, _ = run
   first = _lines(folder / "metrics.jsonl")

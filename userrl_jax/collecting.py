@@ -25,6 +25,7 @@ from userrl_jax import assembly
 from userrl_jax import data
 from userrl_jax import flags
 from userrl_jax import gyms
+from userrl_jax import recorder
 from userrl_jax import types
 from userrl_jax.agents import policy
 from userrl_jax.gyms import judging
@@ -49,14 +50,15 @@ def play(
   """Lets the policy play every task `group_size` times.
 
   Raises:
-    SystemExit: with a message and code 2, when the user's set-up cannot work.
+    SystemExit: with a message and code 2, when the user's set-up cannot work
+      or more than `rollout.max_invalid_share` of the episodes are invalid.
   """
 
   async def serve_and_play() -> list[types.Group]:
     async with parts.user.opened() as judge, parts.engine.serving(params):
       return await _play(parts, tasks, group_size, sampling, iteration, judge)
 
-  with _set_up_errors():
+  with _one_message(parts):
     return asyncio.run(serve_and_play())
 
 
@@ -96,7 +98,7 @@ def ahead(
           _play(parts, drawn, group_size, sampling, i, runner.judge)
         )
     next(tasks)
-    with _set_up_errors():
+    with _one_message(parts):
       return running.pop(iteration).result()
 
   try:
@@ -198,10 +200,18 @@ class _Runner:
 
 
 @contextlib.contextmanager
-def _set_up_errors() -> Iterator[None]:
-  """Turns what only the user can mend into a message and exit code 2."""
+def _one_message(parts: assembly.Parts) -> Iterator[None]:
+  """Turns what only the user can mend into a message and exit code 2.
+
+  Of episodes that failed, transcripts are kept.
+  """
   try:
     yield
+  except collect.TooManyInvalid as error:
+    path = parts.folder / "transcripts" / "too_many_invalid.jsonl"
+    recorder.write_transcripts(path, error.trajectories)
+    with flags.user_errors():
+      raise ValueError(f"{error}; the failed episodes are in {path}") from error
   except types.SetupError:
     with flags.user_errors():
       raise

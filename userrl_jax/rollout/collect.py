@@ -15,6 +15,18 @@ MakeAgent = Callable[[types.Task, int, int], agents.Agent]
 MakeGym = Callable[[str], gyms.Gym]  # name of the gym -> a new gym
 
 
+class TooManyInvalid(ValueError):
+  """More episodes than allowed came to nothing; what is left teaches little.
+
+  Attributes:
+    trajectories: the invalid ones.
+  """
+
+  def __init__(self, message: str, trajectories: Sequence[types.Trajectory]):
+    super().__init__(message)
+    self.trajectories = trajectories
+
+
 def episode_seed(
   seed: int, iteration: int, task: types.Task, member: int
 ) -> int:
@@ -54,7 +66,7 @@ async def collect(
     P groups of G trajectories, in the order of the tasks.
 
   Raises:
-    RuntimeError: when the share of invalid episodes passes
+    TooManyInvalid: when the share of invalid episodes passes
       `rollout.max_invalid_share`; names the most frequent fault.
     types.SetupError: as soon as an episode finds that no other can go better;
       the others are cancelled.
@@ -107,8 +119,10 @@ def _check_valid(
   faults = [t.fault for t in invalid]
   fault = max(set(faults), key=faults.count)
   example = next(t for t in invalid if t.fault == fault)
-  raise RuntimeError(
+  raise TooManyInvalid(
     f"at most {max_share:.0%} of episodes may be invalid "
     f"(rollout.max_invalid_share), got {len(invalid)} of {len(trajectories)}; "
-    f"the most frequent fault is {fault}: {example.detail}"
+    f"the most frequent fault is {fault}: {example.detail}; mend "
+    "what fails and start the same command again, or raise the limit",
+    invalid,
   )
