@@ -29,12 +29,9 @@ def get_config() -> config_lib.Config:
     row_length=288, rows_per_micro_batch=2, logprob_chunk=96
   )
   c.engine = config_lib.Engine(
-    num_rows=144,
-    num_lanes=72,
-    decode_tokens=16,
-    extend_chunk=64,
-    extend_tokens=512,
+    num_rows=144, num_lanes=72, decode_tokens=16, extend_chunk=64
   )
+  c.engine.extend_tokens = 512
   muon = functools.partial(
     config_lib.Optimizer, name="muon", warmup_steps=20, b2=0.95
   )
