@@ -29,9 +29,10 @@ def get_config() -> config_lib.Config:
     row_length=288, rows_per_micro_batch=2, logprob_chunk=96
   )
   c.engine = config_lib.Engine(
-    num_rows=144, num_lanes=72, decode_tokens=16, extend_chunk=64
+    num_rows=72, num_lanes=36, decode_tokens=16, extend_chunk=64
   )
-  c.engine.extend_tokens = 512
+  c.engine.extend_tokens = 256
+  c.mesh.cpu_devices = 2  # of 72 rows each
   muon = functools.partial(
     config_lib.Optimizer, name="muon", warmup_steps=20, b2=0.95
   )

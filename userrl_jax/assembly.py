@@ -81,6 +81,7 @@ def build(config: config_lib.Config) -> Parts:
     ValueError: when folders, tasks, tokenizer, model or mesh do not fit.
   """
   use_compile_cache()
+  _split_cpu(config.mesh.cpu_devices)
   _keep_freed_memory()
   # Orbax warns that a checkpoint opened for reading is opened for reading.
   logging.getLogger("absl").setLevel(logging.ERROR)
@@ -216,6 +217,25 @@ def use_compile_cache() -> None:
     folder = pathlib.Path(home) / "userrl_jax" / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _split_cpu(num_devices: int) -> None:
+  """Has JAX take the CPU for some devices; without one on it, no matter.
+
+  Raises:
+    ValueError: when JAX has started with another number.
+  """
+  if num_devices == 1:
+    return  # or as many as the environment says
+  try:
+    jax.config.update("jax_num_cpu_devices", num_devices)
+  except RuntimeError as error:
+    if jax.device_count("cpu") != num_devices:
+      raise ValueError(
+        f"mesh.cpu_devices={num_devices} must be set before JAX starts, which "
+        f"has taken the CPU for {jax.device_count('cpu')}; build it in a "
+        "process of its own"
+      ) from error
 
 
 def _keep_freed_memory() -> None:

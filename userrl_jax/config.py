@@ -249,6 +249,9 @@ class Mesh:
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
+  # Devices that a CPU is split into, each with a thread of its own. Programs of
+  # a small model use two cores better as two devices than by threads within.
+  cpu_devices: int = 1
 
 
 @dataclasses.dataclass
