@@ -73,6 +73,6 @@ def test_one_and_eight_devices_agree(
     )
   # The mesh really split what the table says, moments included.
   kernel = state.params["layers"]["mlp"]["up"]["kernel"]
-  moment = state.opt_state[1][0].mu["layers"]["mlp"]["up"]["kernel"]
+  moment = state.opt_state[1].mu["layers"]["mlp"]["up"]["kernel"]
   for array in (kernel, moment):
     assert array.sharding.shard_shape(array.shape) == (2, 16, 32)
