@@ -37,11 +37,11 @@ def get_config() -> config_lib.Config:
     config_lib.Optimizer, name="muon", warmup_steps=20, b2=0.95
   )
   c.base = config_lib.Base(
-    num_steps=100, num_episodes=900, num_copies=900, episodes_per_step=18
+    num_steps=80, num_episodes=720, num_copies=720, episodes_per_step=18
   )
   c.base.optimizer = muon(learning_rate=3e-3)
   c.cold_start = config_lib.ColdStart(
-    num_steps=800, num_tries=1, noise=0.25, episodes_per_step=12
+    num_steps=640, num_tries=1, noise=0.25, episodes_per_step=12
   )
   c.cold_start.optimizer = muon(learning_rate=2e-3, schedule="cosine")
   c.grpo.num_iterations = 40
@@ -50,7 +50,7 @@ def get_config() -> config_lib.Config:
   c.grpo.optimizer = config_lib.Optimizer(
     learning_rate=6e-4, schedule="cosine", warmup_steps=3
   )
-  c.comparison.continued_steps = 700
+  c.comparison.continued_steps = 600
   c.comparison.rl_only_iterations = 115
   c.evaluation.splits = ("fresh", "test")
   c.evaluation.num_tasks = 100  # of each gym and split
