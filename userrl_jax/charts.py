@@ -14,6 +14,7 @@ NUM_COLOURS = 7  # of stages, then they repeat
 
 _WIDTH, _HEIGHT = 380, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 22, 34
+_LETTER = 7  # about the width of one in a stage's name
 _MAX_DOTS = 80  # of a series; with more, they would hide the line
 _MAX_POINTS = 800  # of a series; more cannot be told apart
 
@@ -72,9 +73,13 @@ def curve(
         f"<line class='border' x1='{x:.1f}' x2='{x:.1f}' y1='{_TOP}' "
         f"y2='{_HEIGHT - _BOTTOM}'/>"
       )
+    # A short stage at the end has its name flush with the edge.
+    x, anchor = place_x(offset - 0.5) + 3, "start"
+    if x + _LETTER * len(stage) > _WIDTH:
+      x, anchor = _WIDTH - 2, "end"
     parts.append(
       f"<text class='stage' style='fill:var(--stage-{colour})' "
-      f"x='{place_x(offset - 0.5) + 3:.1f}' y='{_TOP - 8}'>"
+      f"text-anchor='{anchor}' x='{x:.1f}' y='{_TOP - 8}'>"
       f"{markupsafe.escape(stage)}</text>"
     )
     parts += _step_labels(place_x, offset, lengths[stage], total)
@@ -217,5 +222,5 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _number(value: float) -> str:
   if value and not 1e-3 <= abs(value) < 1e5:
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
   return f"{value:.4g}"
