@@ -1,7 +1,10 @@
 """One device, eight devices: same batch, same numbers."""
 
+import dataclasses
+
 import jax
 import numpy as np
+import pytest
 
 from userrl_jax import config
 from userrl_jax import sharding
@@ -17,12 +20,12 @@ PACKING = config.Packing(
 )
 
 
-def _three_updates(settings, devices, model_config, params, batches):
+def _three_updates(grpo, settings, devices, model_config, params, batches):
   mesh = sharding.make_mesh(settings, devices)
   update = learner.make_update(
-    model_config, learner.Settings(GRPO, PACKING, temperature=1.0), mesh
+    model_config, learner.Settings(grpo, PACKING, temperature=1.0), mesh
   )
-  state = learner.init_state(params, GRPO.optimizer, 10, mesh)
+  state = learner.init_state(params, grpo.optimizer, 10, mesh)
   states, seen = [], []
   for batch in batches:
     state, metrics = update(state, batch)
@@ -32,11 +35,15 @@ def _three_updates(settings, devices, model_config, params, batches):
   return state, states, seen
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_one_and_eight_devices_agree(
-  eight_devices, make_groups, model_config, params
+  eight_devices, make_groups, model_config, params, optimizer
 ):
   if not eight_devices:
     return
+  grpo = dataclasses.replace(
+    GRPO, optimizer=dataclasses.replace(GRPO.optimizer, name=optimizer)
+  )
   batches = [
     batching.pack(
       make_groups(seed, P=6, most=9),
@@ -49,9 +56,10 @@ def test_one_and_eight_devices_agree(
     for seed in range(3)
   ]
   _, states, metrics = _three_updates(
-    config.Mesh(), jax.devices()[:1], model_config, params, batches
+    grpo, config.Mesh(), jax.devices()[:1], model_config, params, batches
   )
   state, other_states, other_metrics = _three_updates(
+    grpo,
     config.Mesh(data=2, fsdp=2, tensor=2),
     jax.devices(),
     model_config,
@@ -72,7 +80,11 @@ def test_one_and_eight_devices_agree(
       want,
     )
   # The mesh really split what the table says, moments included.
-  kernel = state.params["layers"]["mlp"]["up"]["kernel"]
-  moment = state.opt_state[1].mu["layers"]["mlp"]["up"]["kernel"]
-  for array in (kernel, moment):
+  split = [
+    array
+    for path, array in jax.tree_util.tree_leaves_with_path(state)
+    if jax.tree_util.keystr(path).endswith("['mlp']['up']['kernel']")
+  ]
+  assert len(split) == (3 if optimizer == "adamw" else 2)  # and its moments
+  for array in split:
     assert array.sharding.shard_shape(array.shape) == (2, 16, 32)
