@@ -239,7 +239,9 @@ def test_too_many_invalid_episodes_stop_the_run(chat, tasks):
   broken = iter(range(8))
   assert sum(not g.trajectories[0].is_valid for g in run(4)) == 4
   broken = iter(range(8))
-  with pytest.raises(RuntimeError, match=r"got 5 of 8.*user_error.*endpoint"):
+  with pytest.raises(
+    collect.TooManyInvalid, match=r"got 5 of 8.*user_error.*endpoint"
+  ):
     run(5)
 
 
