@@ -1,11 +1,14 @@
 """What a run's config makes of its parts."""
 
 import asyncio
+import os
 
+import jax
 import pytest
 
 from userrl_jax import assembly
 from userrl_jax import config as config_lib
+from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax.agents import scripted
 from userrl_jax.chat import tokenizers
@@ -49,3 +52,15 @@ def test_chat_thinking_closes_the_thinking_of_every_turn(parts):
   del longer[-len(block) :], longer[begin : begin + len(block)]
   assert tuple(longer) == ids
   assert (streams[False].turn_ids_T()[begin : begin + len(block)] == -1).all()
+
+
+def test_a_cpu_is_split_before_jax_starts(run_apart):
+  if "USERRL_APART" not in os.environ:
+    run_apart(USERRL_APART="1", XLA_FLAGS="")
+    return
+  assembly._split_cpu(2)
+  assert sharding.make_mesh(config_lib.Mesh(cpu_devices=2)).size == 2
+  assembly._split_cpu(2)  # as it is: nothing to refuse
+  with pytest.raises(ValueError, match="cpu_devices=3 must be set before JAX"):
+    assembly._split_cpu(3)
+  assert jax.device_count() == 2

@@ -55,6 +55,7 @@ def kept(
     made = make()
     faults = collections.Counter(str(t.fault) for t in made if not t.is_valid)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _faults_file(path).unlink(missing_ok=True)  # of an attempt that was cut off
     if faults:
       _faults_file(path).write_text(json.dumps(faults) + "\n")
     _write(path, [t for t in made if t.is_valid])
