@@ -69,6 +69,13 @@ def refused(recipe, tmp_path, capsys, caplog):
   return run
 
 
+def test_what_compiles_is_said(caplog):
+  """Else no compiling could be seen where none may be."""
+  with jax.log_compiles(True):
+    jax.jit(lambda x: x * 3 + 1)(jax.numpy.arange(7))
+  assert "Compiling" in caplog.text
+
+
 def _out(folder):
   return folder / "run"
 

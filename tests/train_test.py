@@ -329,8 +329,9 @@ def test_a_checkpoint_evaluates_to_what_training_said(place, finished):
   flag = f"--config.init_from={whole / 'checkpoints' / 'grpo'}"
   code, out, errors = place.run("evaluated", flag, module="evaluate")
   assert code == 0, errors
-  assert "evaluate   function" in out
-  result = place.folder / "evaluated" / "evaluations" / "evaluate.json"
+  (result,) = (place.folder / "evaluated" / "evaluations").iterdir()
+  assert result.stem == f"grpo@{STAGES['grpo']}"
+  assert f"{result.stem} " in out
   again, before = (
     json.loads(path.read_text())["gyms"]
     for path in (result, whole / "evaluations" / "grpo.json")

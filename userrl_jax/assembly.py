@@ -182,13 +182,16 @@ def held_out_tasks(config: config_lib.Config) -> list[types.Task]:
   ]
 
 
-def first_params(parts: Parts, folder: str | os.PathLike = "") -> qwen3.Params:
+def first_params(
+  parts: Parts, folder: str | os.PathLike = "", step: int | None = None
+) -> qwen3.Params:
   """Returns the params that a run or a stage starts from.
 
   Args:
     parts: of the run.
-    folder: of checkpoints, the last of which is read. Without one, params
-      are those of `init_from`, or of `model.folder`, or else random.
+    folder: of checkpoints. Without one, params are those of `init_from`, or
+      of `model.folder`, or else random.
+    step: which checkpoint; the last one when None.
 
   Raises:
     ValueError: when the folder does not hold params of this model.
@@ -207,7 +210,7 @@ def first_params(parts: Parts, folder: str | os.PathLike = "") -> qwen3.Params:
     shapes,
     shardings,
   )
-  return checkpoint.load_params(folder, wanted)
+  return checkpoint.load_params(folder, wanted, step)
 
 
 def use_compile_cache() -> None:

@@ -190,6 +190,19 @@ class Store:
     self._orbax.close()
 
 
+def last_step(folder: str | os.PathLike[str]) -> int:
+  """Returns the step of the latest checkpoint in a folder.
+
+  Raises:
+    ValueError: when there is no such folder, or no checkpoint in it.
+  """
+  orbax = _open_to_read(folder)
+  try:
+    return _choose_step(orbax, pathlib.Path(orbax.directory), None)
+  finally:
+    orbax.close()
+
+
 def load_params(
   folder: str | os.PathLike[str], abstract_params: Any, step: int | None = None
 ) -> Any:
@@ -208,13 +221,8 @@ def load_params(
     ValueError: when there is no checkpoint in the folder, it cannot be read,
       is damaged, or its params have other names or shapes.
   """
-  folder = pathlib.Path(folder).absolute()
-  if not folder.is_dir():
-    raise ValueError(
-      f"init_from must be a folder with checkpoints, got {folder}, which is "
-      "not there; give a run's checkpoints/<stage>"
-    )
-  orbax = _open(folder, keep=None)
+  orbax = _open_to_read(folder)
+  folder = pathlib.Path(orbax.directory)
   try:
     step = _choose_step(orbax, folder, step)
     where = folder / str(step)
@@ -232,6 +240,16 @@ def load_params(
     return _load(orbax, where, step, abstract, wanted)[0]["params"]
   finally:
     orbax.close()
+
+
+def _open_to_read(folder: str | os.PathLike[str]) -> ocp.CheckpointManager:
+  folder = pathlib.Path(folder).absolute()
+  if not folder.is_dir():
+    raise ValueError(
+      f"init_from must be a folder with checkpoints, got {folder}, which is "
+      "not there; give a run's checkpoints/<stage>"
+    )
+  return _open(folder, keep=None)
 
 
 def _open(folder: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:

@@ -8,9 +8,11 @@ evaluations are kept in `<out_dir>/evaluations/` and not repeated.
 """
 
 from collections.abc import Sequence
+import pathlib
 from typing import Any
 
 from userrl_jax import assembly
+from userrl_jax import checkpoint
 from userrl_jax import collecting
 from userrl_jax import config as config_lib
 from userrl_jax import flags
@@ -36,8 +38,9 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
       )
     tasks = assembly.held_out_tasks(config)
     run = recorder.Recorder(parts, command)
-    params = assembly.first_params(parts)
-  run.show_evaluation(evaluate(parts, params, tasks, "evaluate"))
+    name, step = _what(config)
+    params = assembly.first_params(parts, step=step)
+  run.show_evaluation(evaluate(parts, params, tasks, name))
 
 
 def evaluate(
@@ -85,6 +88,17 @@ def evaluate(
   )
   recorder.write_json(recorder.evaluation_path(parts.folder, stage), summary)
   return summary
+
+
+def _what(config: config_lib.Config) -> tuple[str, int | None]:
+  """Returns a name of what is evaluated, and its step if it has one.
+
+  A later checkpoint of the same folder is something else.
+  """
+  if not config.init_from:
+    return pathlib.Path(config.model.folder).resolve().name, None
+  step = checkpoint.last_step(config.init_from)
+  return f"{pathlib.Path(config.init_from).resolve().name}@{step}", step
 
 
 if __name__ == "__main__":
