@@ -120,7 +120,12 @@ async def _play(
   def make_agent(task, member, seed):
     key = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
     return policy.PolicyAgent(
-      parts.engine, parts.chat, parts.config.rollout, key, sampling
+      parts.engine,
+      parts.chat,
+      parts.config.rollout,
+      key,
+      sampling,
+      wave=iteration,
     )
 
   return await collect.collect(

@@ -84,14 +84,16 @@ async def _converse(script, engine, index):
   return dialogue
 
 
-def make_engine(settings=SETTINGS, mesh=None, model=MODEL):
+def make_engine(settings=SETTINGS, mesh=None, model=MODEL, length=MAX_LENGTH):
   mesh = mesh or sharding.make_mesh(config_lib.Mesh(), jax.devices()[:1])
-  return engine_lib.Engine(model, settings, MAX_LENGTH, STOP_ID, mesh)
+  return engine_lib.Engine(model, settings, length, STOP_ID, mesh)
 
 
-def run(params, script=Script(), settings=SETTINGS, mesh=None):
+def run(
+  params, script=Script(), settings=SETTINGS, mesh=None, length=MAX_LENGTH
+):
   """Returns all dialogues, in order, and the engine."""
-  engine = make_engine(settings, mesh)
+  engine = make_engine(settings, mesh, length=length)
   order = np.arange(script.num_dialogues)
   if script.order:
     np.random.default_rng(script.order).shuffle(order)

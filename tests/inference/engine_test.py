@@ -96,17 +96,19 @@ def test_members_of_a_group_fork_its_prompt(params):
 
 
 def test_a_prompt_of_a_group_is_read_once(params):
-  """The ids of 16 prompts are read, and not those of their 112 copies."""
+  """What 16 prompts of 900 ids cost, whoever else shares them."""
   script = small.Script(
-    num_dialogues=128, group_size=8, prompt=(600, 601), num_turns=1
+    num_dialogues=128, group_size=8, prompt=(900, 901), num_turns=1
   )
   settings = dataclasses.replace(
     small.SETTINGS, num_rows=128, num_lanes=32, extend_tokens=256
   )
-  _, engine = small.run(params, script, settings)
+  _, engine = small.run(params, script, settings, length=1024)
   counters = engine.take_counters()
-  assert counters.tokens_read == 16 * 599
-  assert counters.tokens_forked == 112 * 599
+  assert counters.tokens_read == 16 * 899
+  assert counters.tokens_forked == 112 * 899
+  # All that was computed, padding included: 14 pieces of 64 ids and one of 16.
+  assert counters.positions_extended == 16 * 912 < 1.05 * 16 * 900
 
 
 def test_a_row_given_up_is_read_again(params):

@@ -68,6 +68,30 @@ def test_the_oldest_reads_first_and_pieces_depend_on_itself_alone():
   assert call.kind == "decode" and old in call.sessions
 
 
+def test_who_has_had_least_goes_first_and_earlier_waves_before():
+  schedule = _make(num_rows=4)
+  veteran = _asking(schedule, 1, range(40))
+  late = _asking(schedule, 2, range(100, 110))
+  veteran.turn_start, late.turn_start = 40, 10
+  assert schedule.next_call().sessions == [late, veteran]
+  next_wave = _asking(schedule, 3, range(200, 202))
+  next_wave.wave, next_wave.turn_start = 1, 2
+  assert schedule.next_call().sessions == [late, veteran, next_wave]
+
+
+def test_a_few_lanes_do_not_wait_for_a_call_that_is_mostly_padding():
+  schedule = _make(num_rows=9, num_lanes=8, extend_tokens=64)
+  ready = [_asking(schedule, i, [i]) for i in range(6)]
+  reading = [_asking(schedule, 10, range(10))]
+  # Two lanes are idle, and one could be filled by a call for four.
+  assert schedule.next_call().sessions == ready
+  reading.append(_asking(schedule, 11, range(20, 30)))
+  assert schedule.next_call().sessions == reading
+  schedule.release(ready[0])
+  schedule.release(reading[1])
+  assert schedule.next_call().sessions == reading[:1]  # 5 are few
+
+
 def test_one_reads_a_shared_prompt_and_the_others_fork():
   schedule = _make(num_rows=4, extend_tokens=128)
   members = [_asking(schedule, i, [*range(60), 60]) for i in range(3)]

@@ -22,6 +22,7 @@ class PolicyAgent:
     limits: config.Rollout,
     key: np.ndarray,
     sampling: sampling_lib.Sampling,
+    wave: int = 0,
   ):
     """Makes an agent for one episode.
 
@@ -31,12 +32,13 @@ class PolicyAgent:
       limits: token budgets of a turn and of the episode.
       key: [2] uint32 data of the PRNG key that all its sampling comes from.
       sampling: how its tokens are drawn.
+      wave: the iteration; the engine serves earlier ones first.
     """
     self.ledger = ledger_lib.Ledger()
     self._engine = engine
     self._chat = chat
     self._limits = limits
-    self._session = engine.open(key, sampling)
+    self._session = engine.open(key, sampling, wave)
     self._unread: list[int] = []
     self._choices: tuple[str, ...] = ()
     self._num_turns = 0

@@ -10,7 +10,8 @@ class Counters:
   tokens_sampled: int = 0
   tokens_read: int = 0  # by extending; a turn's last id is read by decoding
   tokens_forked: int = 0  # copied from a row with the same prompt instead
-  positions_computed: int = 0  # of extend and decode, padding included
+  positions_extended: int = 0  # computed to read them, padding included
+  positions_decoded: int = 0  # computed to sample, idle lanes included
   device_calls: int = 0
   busy_s: float = 0.0  # the device worked
   idle_s: float = 0.0  # serving, and no device call under way
@@ -26,7 +27,8 @@ class Counters:
   def padding(self) -> float:
     """Share of computed positions that held no real token."""
     real = self.tokens_sampled + self.tokens_read
-    return 1 - real / max(self.positions_computed, 1)
+    computed = self.positions_extended + self.positions_decoded
+    return 1 - real / max(computed, 1)
 
   @property
   def idle_share(self) -> float:

@@ -132,19 +132,18 @@ class Engine:
     self,
     key: jax.Array | np.ndarray,
     sampling: sampling_lib.Sampling | None = None,
+    wave: int = 0,
   ) -> Session:
     """Begins a session; a row is given to it when it first asks for a turn.
 
     Args:
       key: [2] uint32 data of the PRNG key that all its sampling comes from.
       sampling: how its tokens are drawn; by default from the model itself.
+      wave: such as the iteration; sessions of an earlier one go first.
     """
     self._num_opened += 1
-    return Session(
-      self._num_opened,
-      np.asarray(key, np.uint32),
-      sampling or sampling_lib.Sampling(),
-    )
+    how = sampling or sampling_lib.Sampling()
+    return Session(self._num_opened, np.asarray(key, np.uint32), how, wave)
 
   def close(self, session: Session) -> None:
     """Ends a session, also in the middle of a turn; its row is free."""
@@ -294,7 +293,7 @@ class Engine:
       if session is not None and session.has_row:
         session.num_written += int(counts_B[i])
     self.counters.tokens_read += int(counts_B.sum())
-    self.counters.positions_computed += B * T
+    self.counters.positions_extended += B * T
 
   def _fork(self, call: scheduler.Call) -> None:
     """Copies prompts from rows that hold them."""
@@ -363,7 +362,7 @@ class Engine:
       session.budget -= count
     num_steps = counts_B.reshape(self._num_tiles, -1).max(1).sum()
     self.counters.tokens_sampled += int(counts_B.sum())
-    self.counters.positions_computed += int(num_steps) * num_lanes
+    self.counters.positions_decoded += int(num_steps) * num_lanes
 
   def _lanes(
     self, call: scheduler.Call, per_tile: int, at_rows: bool = False

@@ -11,6 +11,10 @@ A session that asks for a turn goes through
 and keeps its row while its user thinks, so that its history is read once. Each
 device has rows and lanes of its own (a tile); calls fill all tiles at once.
 
+Who has read and sampled least goes first. So all users of a wave get something
+to think about while others' turns are sampled; were the oldest first, they
+would be through early, and the last ones wait for their users alone.
+
 Nothing here may change what is sampled: sizes of a session's extend calls
 depend on that session alone.
 """
@@ -29,6 +33,8 @@ from userrl_jax.inference import sampling
 
 # The small size of an extend call; a session's last piece is rounded up to it.
 SMALL_CHUNK = 16
+# Below this share of lanes ready to decode, whoever can read does so first.
+_FEW_READY = 0.75
 
 
 class Kind(enum.StrEnum):
@@ -53,9 +59,10 @@ class Sampled:
 class Session:
   """An episode's standing with the engine."""
 
-  order: int  # of opening; the queue's order, so that runs are repeatable
+  order: int  # of opening
   key_data: np.ndarray  # [2] uint32
   sampling: sampling.Sampling
+  wave: int = 0  # an earlier one's sessions go first
   token_ids: list[int] = dataclasses.field(default_factory=list)
   num_written: int = 0  # of them, whose keys and values are in its row
   prompt: tuple[int, ...] = ()  # what it read before its first turn
@@ -162,8 +169,9 @@ class Scheduler:
 
   def next_call(self) -> Call | None:
     """Returns what to do next; None when nobody asks for anything."""
-    self._asking.sort(key=lambda session: session.order)
+    self._asking.sort(key=lambda s: (s.wave, s.order))
     self._give_rows()
+    self._asking.sort(key=lambda s: (s.wave, s.turn_start, s.order))
     self._num_calls += 1
     with_row = [s for s in self._asking if s.has_row]
     ready = self._by_tile(s for s in with_row if s.num_unread == 1)
@@ -171,20 +179,48 @@ class Scheduler:
     forks, reading = self._forks(reading)
     if forks is not None:
       return forks
-    is_full = all(len(tile) >= self.num_lanes() for tile in ready)
-    if reading and not is_full:
-      chunk = self._chunk(reading[0])
-      return Call(
-        Kind.EXTEND,
-        self._cut(
-          self._by_tile(s for s in reading if self._chunk(s) == chunk),
-          self.num_lanes(chunk),
-        ),
-        chunk=chunk,
-      )
+    if reading:
+      chunk, tiles = self._next_extend(reading)
+      if self._is_worth(tiles, chunk, ready):
+        tiles = self._cut(tiles, self.num_lanes(chunk))
+        return Call(Kind.EXTEND, tiles, chunk=chunk)
     if any(ready):
       return Call(Kind.DECODE, self._cut(ready, self.num_lanes()))
     return None
+
+  def _next_extend(
+    self, reading: list[Session]
+  ) -> tuple[int, list[list[Session]]]:
+    """Returns the size of the next pieces, by tile with those who read one.
+
+    It is the first one's size, unless only a call of the other would be full.
+    """
+    by_chunk: dict[int, list[Session]] = {}
+    for session in reading:
+      by_chunk.setdefault(self._chunk(session), []).append(session)
+    calls = [(chunk, self._by_tile(own)) for chunk, own in by_chunk.items()]
+    for chunk, tiles in calls:
+      if max(map(len, tiles)) >= self.num_lanes(chunk):
+        return chunk, tiles
+    return calls[0]
+
+  def _is_worth(
+    self, reading: list[list[Session]], chunk: int, ready: list[list[Session]]
+  ) -> bool:
+    """Returns whether to read before those who are ready decode.
+
+    An idle place costs as much as a busy one, in either kind of call: so for
+    the sake of few lanes, only a call that is full, or fills them all.
+    """
+    num_lanes = self.num_lanes()
+    for tile, others in zip(reading, ready, strict=True):
+      num_idle = num_lanes - len(others)
+      if tile and num_idle > 0:
+        if len(others) < _FEW_READY * num_lanes:
+          return True
+        if len(tile) >= min(num_idle, self.num_lanes(chunk)):
+          return True
+    return False
 
   def _chunk(self, session: Session) -> int:
     """Returns how many ids a session reads next, a function of it alone."""
@@ -239,8 +275,9 @@ class Scheduler:
     Returns:
       A call that copies, or None; and who must read by extending.
     """
-    extending = [s for s in reading if s.num_written]
-    readers = {(s.tile, s.prompt) for s in extending if not s.knows_prompt}
+    begun = [s for s in reading if s.num_written]
+    readers = {(s.tile, s.prompt) for s in begun if not s.knows_prompt}
+    waiting: set[Session] = set()  # for somebody else to read their prompt
     sources: dict[Session, Session] = {}
     for session in [s for s in reading if not s.num_written]:
       alike = (
@@ -253,7 +290,9 @@ class Scheduler:
         sources[session] = source
       elif (session.tile, session.prompt) not in readers:
         readers.add((session.tile, session.prompt))
-        extending.append(session)
+      else:
+        waiting.add(session)
+    extending = [s for s in reading if s not in sources and s not in waiting]
     if not sources:
       return None, extending
     tiles = self._cut(self._by_tile(sources), self.num_lanes(SMALL_CHUNK))
