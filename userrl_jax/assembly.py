@@ -47,6 +47,7 @@ _IN_PROMPTS = (
   "gyms.names",
   "gyms.max_turns",
   "gyms.function.",
+  "gyms.tau.",
   "gyms.telepathy.",
   "gyms.travel.",
 )

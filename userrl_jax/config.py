@@ -66,6 +66,16 @@ class Travel:
 
 
 @dataclasses.dataclass
+class Tau:
+  """What is special to the Tau gym."""
+
+  # Pays, in [0, 1], when turns run out with all done but the user's last word.
+  unclosed_reward: float = 0.0
+  # For released tasks: a folder of tau-bench, whose tools are run as they are.
+  checkout: str = ""
+
+
+@dataclasses.dataclass
 class Gyms:
   """Where tasks come from."""
 
@@ -77,6 +87,7 @@ class Gyms:
   max_turns: int = 6  # turns the gym allows
   reward_profile: str = "default"
   function: Function = dataclasses.field(default_factory=Function)
+  tau: Tau = dataclasses.field(default_factory=Tau)
   telepathy: Telepathy = dataclasses.field(default_factory=Telepathy)
   travel: Travel = dataclasses.field(default_factory=Travel)
 

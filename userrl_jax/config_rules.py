@@ -48,6 +48,7 @@ _ARMS = _NAMES["Config.stages"][3:]
 _MAY_BE_EMPTY = (
   "Model.preset",
   "Model.folder",
+  "Tau.checkout",
   "Tokenizer.folder",
   "User.base_url",
   "User.model",
@@ -65,6 +66,7 @@ _NUMBERS = {
   "Config.seed": _NOT_NEGATIVE,
   "Model.num_layers": _NOT_NEGATIVE,
   "Function.answer_limit": _NOT_NEGATIVE,
+  "Tau.unclosed_reward": _SHARE,
   "Telepathy.guess_limit": _NOT_NEGATIVE,
   "Travel.outage_every": _NOT_NEGATIVE,
   "Travel.reveal_after": _NOT_NEGATIVE,

@@ -16,6 +16,7 @@ from userrl_jax.gyms import base
 from userrl_jax.gyms import function
 from userrl_jax.gyms import judging
 from userrl_jax.gyms import sources
+from userrl_jax.gyms import tau
 from userrl_jax.gyms import telepathy
 from userrl_jax.gyms import travel
 
@@ -23,6 +24,7 @@ SPLITS = sources.SPLITS
 
 GYMS: dict[str, ModuleType] = {
   "function": function,
+  "tau": tau,
   "telepathy": telepathy,
   "travel": travel,
 }

@@ -1,0 +1,9 @@
+"""stub."""
+
+
+def read():
+  return ()
+
+
+def read_folder(folder):
+  return ()
