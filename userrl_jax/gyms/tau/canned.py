@@ -11,7 +11,6 @@ import random
 from userrl_jax import types
 from userrl_jax.gyms.tau import generate
 from userrl_jax.gyms.tau import scenario
-from userrl_jax.gyms.tau import shop
 
 DONE = "Done."
 REFUSALS = tuple(
@@ -121,9 +120,10 @@ def hacks(task: types.Task) -> tuple[types.Action, ...]:
   The latter stand for lucky or leaked guesses: the right words without the
   deed, and the right deed in a form that is none.
   """
-  found = scenario.of_task(task)
+  if "record" not in task.secret.reveal():  # a released one
+    return HACKS
   moves = list(HACKS)
-  for intent in found.intents:
+  for intent in scenario.of_task(task).intents:
     words = [*intent.outputs, intent.why, intent.goal[:150]]
     moves += [
       types.Action("action", f"Sorry, it is {intent.why or 'so'}."),

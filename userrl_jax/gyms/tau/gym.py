@@ -108,7 +108,7 @@ class TauGym(base.Gym):
         )
       self._world, self._found = taubench.open(task, self.settings.tau.checkout)
       first = f"{self._world.policy}\n\n{self._found.opening}"
-      self.max_observation_chars = taubench.MAX_CHARS
+      self.max_observation_chars = taubench.MAX_CHARS  # type: ignore[misc]
     is_signed_in = self._found.is_signed_in
     state = State(
       task.id,

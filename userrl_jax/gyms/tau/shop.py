@@ -36,8 +36,7 @@ _ORDER = _P("order_id")
 TOOLS = (
   calls.Tool(
     "find_user",
-    (_P("email", "text", False), _P("name", "text", False))
-    + (_P("zip", "text", False),),
+    tuple(_P(name, "text", False) for name in ("email", "name", "zip")),
     "user by email, or name and zip",
   ),
   calls.Tool("get_user", (_P("user_id"),), "a user's orders"),
@@ -136,7 +135,7 @@ class Shop:
     except ValueError as error:
       return worlds.refused(situation, str(error))
     earlier = json.loads(situation.changes)
-    with store().opened(rows, earlier) as session:
+    with store().opened(dict(rows), earlier) as session:
       desk = _Desk(session, situation.user_id)
       try:
         value = _FUNCTIONS[call.name](desk, arguments)

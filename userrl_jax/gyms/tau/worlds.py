@@ -39,8 +39,13 @@ class Outcome:
 class World(Protocol):
   """Tools that work on records."""
 
-  tools: Sequence[calls.Tool]
-  policy: str
+  @property
+  def tools(self) -> Sequence[calls.Tool]:
+    """What the agent may call."""
+
+  @property
+  def policy(self) -> str:
+    """What the agent must keep to."""
 
   def run(
     self, rows: Mapping[str, Any], situation: Situation, call: calls.Call
