@@ -47,7 +47,7 @@ def test_splits_share_no_structure_but_train_and_fresh():
   for task in generate.tasks(0, (1, 2, 3), "fresh", 150):
     assert homes.get(task.structure, "train") == "train"
   counts = collections.Counter(generate._splits().values())
-  assert counts == {"train": 64, "test": 17, "dev": 10}, counts
+  assert counts == {"train": 68, "test": 18, "dev": 9}, counts
 
 
 def test_every_value_and_order_of_level_1_is_in_training():

@@ -17,7 +17,7 @@ from userrl_jax.gyms.tau import prompted
 from userrl_jax.gyms.tau import scenario
 from userrl_jax.gyms.tau import scripted
 
-TASKS = {task.structure: task for task in pack.read()}
+TASKS = {task.structure: task for task in reversed(pack.read())}
 PLAN = "Shall I cancel order W1001, reason late?"
 
 
@@ -118,7 +118,7 @@ def test_plays_over_a_real_connection():
   """The game goes on over faults, and what was agreed and done pays."""
 
   def answer(messages):
-    text = messages[-1]["content"] if len(messages) > 1 else ""
+    text = messages[min(1, len(messages) - 1)]["content"]
     if "agent says now" not in text:
       return "ready"
     now = text.split("The agent says now:")[1].split("Your instruction")[0]

@@ -13,6 +13,7 @@ from userrl_jax import config
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import contract
+from userrl_jax.gyms.tau import calls as calls_lib
 from userrl_jax.gyms.tau import gym as gym_lib
 from userrl_jax.gyms.tau import oracle
 from userrl_jax.gyms.tau import released
@@ -192,7 +193,7 @@ def test_what_was_undone_is_no_change(tmp_path, checkout):
   table = taubench._Table(base, {})
   table["a"]["colours"].append("red")
   assert base["a"]["colours"] == ["grey"] and len(table) == 3
-  assert [row["colours"] for row in table.values()][0] == ["grey", "red"]
+  assert next(row["colours"] for row in table.values()) == ["grey", "red"]
   assert list(table) == list("abc") and "z" not in table
   assert world._changes({"lamps": table}) != "{}"
   table["a"]["colours"].pop()
@@ -302,9 +303,7 @@ def test_no_sums(expression):
 def test_a_situation_is_all_that_a_world_changes(checkout):
   world = taubench.load(checkout, "retail")
   before = worlds.Situation("{}")
-  from userrl_jax.gyms.tau import calls
-
-  call = calls.Call("paint", {"key": "a", "colour": "red"})
+  call = calls_lib.Call("paint", {"key": "a", "colour": "red"})
   outcomes = [world.run({}, before, call) for _ in range(2)]
   assert outcomes[0] == outcomes[1] and before == worlds.Situation("{}")
   again = world.run({}, outcomes[0].situation, call)
