@@ -48,6 +48,7 @@ _IN_PROMPTS = (
   "gyms.max_turns",
   "gyms.function.",
   "gyms.tau.",
+  "gyms.intention.",
   "gyms.telepathy.",
   "gyms.travel.",
 )

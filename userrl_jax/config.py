@@ -50,6 +50,13 @@ class Function:
 
 
 @dataclasses.dataclass
+class Intention:
+  """What is special to the Intention gym."""
+
+  patience: int = 0  # questions that uncover nothing and lose; 0 is no limit
+
+
+@dataclasses.dataclass
 class Telepathy:
   """What is special to the Telepathy gym."""
 
@@ -88,6 +95,7 @@ class Gyms:
   reward_profile: str = "default"
   function: Function = dataclasses.field(default_factory=Function)
   tau: Tau = dataclasses.field(default_factory=Tau)
+  intention: Intention = dataclasses.field(default_factory=Intention)
   telepathy: Telepathy = dataclasses.field(default_factory=Telepathy)
   travel: Travel = dataclasses.field(default_factory=Travel)
 

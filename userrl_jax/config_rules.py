@@ -67,6 +67,7 @@ _NUMBERS = {
   "Model.num_layers": _NOT_NEGATIVE,
   "Function.answer_limit": _NOT_NEGATIVE,
   "Tau.unclosed_reward": _SHARE,
+  "Intention.patience": _NOT_NEGATIVE,
   "Telepathy.guess_limit": _NOT_NEGATIVE,
   "Travel.outage_every": _NOT_NEGATIVE,
   "Travel.reveal_after": _NOT_NEGATIVE,

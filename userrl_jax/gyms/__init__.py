@@ -14,6 +14,7 @@ from userrl_jax import config
 from userrl_jax import types
 from userrl_jax.gyms import base
 from userrl_jax.gyms import function
+from userrl_jax.gyms import intention
 from userrl_jax.gyms import judging
 from userrl_jax.gyms import sources
 from userrl_jax.gyms import tau
@@ -25,6 +26,7 @@ SPLITS = sources.SPLITS
 GYMS: dict[str, ModuleType] = {
   "function": function,
   "tau": tau,
+  "intention": intention,
   "telepathy": telepathy,
   "travel": travel,
 }
