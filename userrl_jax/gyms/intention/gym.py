@@ -32,6 +32,8 @@ REPLIES = {
 }
 LEFT = "I give up."
 
+_KINDS = {kind.value: kind for kind in scenario.Kind}
+
 
 class User(Protocol):
   """Who made the request: rules, or a model.
@@ -142,11 +144,14 @@ class IntentionGym(base.Gym):
     chosen = [open_[place] for place in places]
     covered = tuple(self._details[i] for i in chosen)
     said = await self._user.reply(talk, covered, question)
-    for index in chosen:
-      state = dataclasses.replace(state, covered=state.covered | 1 << index)
+    bits = sum(1 << index for index in chosen)
+    recent = _with(state.recent, question, said)
+    state = dataclasses.replace(
+      state, covered=state.covered | bits, recent=recent
+    )
     self._check_reply(state, said)
     is_over = len(chosen) == len(open_)
-    return _remember(state, question, said), base.Reply(
+    return state, base.Reply(
       said,
       kind.value,
       points([d.importance for d in covered]) / self._unit,
@@ -165,8 +170,8 @@ class IntentionGym(base.Gym):
     num_idle = state.num_idle + 1
     is_last = num_idle == self._patience
     said = f"{REPLIES[kind]} {LEFT}" if is_last else REPLIES[kind]
-    state = dataclasses.replace(state, num_idle=num_idle)
-    state = _remember(state, question, said)
+    recent = _with(state.recent, question, said)
+    state = dataclasses.replace(state, num_idle=num_idle, recent=recent)
     return state, base.Reply(said, kind.value, terminated=is_last)
 
   def _talk(self, state: State) -> scenario.Talk:
@@ -223,9 +228,9 @@ def _checked(
   """
   if not isinstance(verdict, scenario.Verdict):
     raise _unparsable("a verdict must be a scenario.Verdict")
-  if verdict.kind not in tuple(scenario.Kind):
-    raise _unparsable(f"a verdict's kind must be one of {[*scenario.Kind]}")
-  kind = scenario.Kind(verdict.kind)
+  kind = _KINDS.get(str(verdict.kind))
+  if kind is None:
+    raise _unparsable(f"a verdict's kind must be one of {[*_KINDS]}")
   places = tuple(dict.fromkeys(verdict.covered))
   if any(type(p) is not int or not 0 <= p < num_remaining for p in places):
     raise _unparsable(
@@ -238,9 +243,9 @@ def _checked(
   return kind, places
 
 
-def _remember(state: State, question: str, said: str) -> State:
-  recent = [*state.recent, [question, said]][-NUM_RECENT:]
-  return dataclasses.replace(state, recent=recent)
+def _with(recent: list[list[str]], question: str, said: str) -> list[list[str]]:
+  """Returns the last exchanges after one more."""
+  return [*recent, [question, said]][-NUM_RECENT:]
 
 
 def _unparsable(detail: str) -> types.FaultError:
