@@ -1,6 +1,6 @@
 """Tasks of the Intention gym from a seed: a request, and what it leaves open.
 
-Level 1 is a form of six slots, three of them marked as open. Level 2 is a
+Level 1 is a form of seven slots, three of them marked as open. Level 2 is a
 request of a category in which half of the category's slots were told, and level
 3 one in which one or two of six were, and less plainly. Splits are made by
 structure: the set of open slots, at levels 2 and 3 of a category; and there
@@ -24,7 +24,7 @@ from userrl_jax.gyms.intention import scenario
 
 SPLITS, LEVELS = sources.SPLITS, sources.LEVELS
 FORM = "form"  # the category of level 1
-FORM_SIZE = 6
+FORM_SIZE = 7
 NUM_OPEN = {1: (3,), 2: (3,), 3: (4, 5)}
 # Of a category's requests, by their place.
 REQUEST_SPLITS = ("train", "train", "train", "dev", "test")
