@@ -30,7 +30,8 @@ def test_level_1_is_a_form_with_three_blanks():
     for task in generate.tasks(1, (1,), split, 300):
       head, _, form = task.public["request"].partition(": ")
       assert head.removeprefix("Plan a ") in lexicon.LEVEL_1_NOUNS
-      parts = [part.split() for part in form.split(", ")]
+      parts = re.findall(r"(\w+)(?:(\?)| (\w+))(?: |$)", form)
+      parts = [(slot, mark or value) for slot, mark, value in parts]
       assert len({slot for slot, _ in parts}) == len(parts) == 7
       blanks = [slot for slot, value in parts if value == "?"]
       details = scenario.details(task)

@@ -75,8 +75,7 @@ def play(task, user, *questions, **settings):
 def record(level=2):
   """Returns a task of rules: a party, with place, people and diet open."""
   known = {
-    1: "Plan a party: place ?, budget cheap, people ?, level novice, diet ?, "
-    "style jolly",
+    1: "Plan a party: place? budget cheap people? level novice diet?",
     2: "Plan a fair. My budget is low.",
   }
   importances = {"place": 3, "people": 3, "diet": 1}
@@ -203,6 +202,23 @@ def test_a_game_with_rules():
   ]
   assert [s.terminated for s in steps] == [False] * 7 + [True]
   assert steps[-1].info["success"] and gym.state.num_idle == 6
+
+
+def test_level_1_repeats_what_is_open():
+  _, _, steps = play(
+    record(1), None, "Hm?", "", "What people?", "What place?", "What diet?"
+  )
+  assert [s.observation.text for s in steps] == [
+    "Ask about my request. place? people? diet?",
+    "Format: content must not be empty",
+    "So people. place? diet?",
+    "So place. diet?",
+    "So diet.",
+  ]
+  (step,) = play(
+    record(1), None, "Hm?", intention=config.Intention(patience=1)
+  )[2]
+  assert step.observation.text == "Ask about my request. I give up."
 
 
 def test_patience():

@@ -11,7 +11,9 @@ from userrl_jax import config
 from userrl_jax import gyms
 from userrl_jax.gyms import contract
 from userrl_jax.gyms.intention import gym as gym_lib
+from userrl_jax.gyms.intention import lexicon
 from userrl_jax.gyms.intention import oracle
+from userrl_jax.gyms.intention import prompted
 from userrl_jax.gyms.intention import released
 from userrl_jax.gyms.intention import scenario
 
@@ -80,6 +82,9 @@ def test_released_requests_load_and_split(upstream):
     for task in found
     for detail in scenario.details(task)
   ]
+  # None of UserRL's own questions is too broad for our rules.
+  named = max(len(lexicon.asked(detail.question)) for detail in details)
+  assert named == prompted.MAX_NAMED_SLOTS
   importances = collections.Counter(d.importance for d in details)
   assert importances == {1: 558, 2: 2449, 3: 608}
 
@@ -249,7 +254,9 @@ PLACE = {"slot": "place", "importance": 3, "value": "at sea", "reply": "Sea."}
     (0, {"details": [{**PLACE, "value": ""}]}, "'value' must be text"),
     (0, {"details": [{**PLACE, "reply": None}]}, "'reply' must be text"),
     (0, {"details": [{**PLACE, "value": "Plan"}]}, "'value' is hidden"),
+    (0, {"details": [PLACE, {**PLACE, "reply": "at sea."}]}, "'value' is"),
     (0, {"details": [PLACE, PLACE]}, "'told' must hold"),
+    (20, {"told": [1, None]}, "'told' must hold"),
     (0, {"request": " "}, "'request'"),
     (0, {"id": ["x"]}, "'id'"),
     (0, {"id": "pack-L1-train-2"}, "that of line"),

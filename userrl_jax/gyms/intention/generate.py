@@ -163,13 +163,14 @@ def _form(rng: random.Random, level: int, home: str) -> _Record:
   order = [*open_, *told]
   rng.shuffle(order)
   values = {name: rng.choice(lexicon.SLOTS[name].words) for name in order}
-  blanks = ", ".join(
-    f"{name} {'?' if name in open_ else values[name]}" for name in order
+  form = " ".join(
+    scenario.blank(name) if name in open_ else f"{name} {values[name]}"
+    for name in order
   )
   return _drawn(
     level,
     FORM,
-    f"Plan a {rng.choice(lexicon.LEVEL_1_NOUNS)}: {blanks}",
+    f"Plan a {rng.choice(lexicon.LEVEL_1_NOUNS)}: {form}",
     [name for name in order if name in told],
     {name: values[name] for name in order if name in open_},
   )

@@ -152,7 +152,7 @@ class IntentionGym(base.Gym):
     self._check_reply(state, said)
     is_over = len(chosen) == len(open_)
     return state, base.Reply(
-      said,
+      self._with_form(state, said),
       kind.value,
       points([d.importance for d in covered]) / self._unit,
       terminated=is_over,
@@ -169,10 +169,23 @@ class IntentionGym(base.Gym):
     """Returns the state and the reply after a message that covers nothing."""
     num_idle = state.num_idle + 1
     is_last = num_idle == self._patience
-    said = f"{REPLIES[kind]} {LEFT}" if is_last else REPLIES[kind]
+    said = REPLIES[kind]
     recent = _with(state.recent, question, said)
     state = dataclasses.replace(state, num_idle=num_idle, recent=recent)
+    said = f"{said} {LEFT}" if is_last else self._with_form(state, said)
     return state, base.Reply(said, kind.value, terminated=is_last)
+
+  def _with_form(self, state: State, said: str) -> str:
+    """Returns a reply and, at level 1, what is still open of the form.
+
+    The form was shown, so this tells nothing new; but a small model finds its
+    next move in the last message.
+    """
+    assert self.task is not None
+    if self.task.level > 1:
+      return said
+    left = (scenario.blank(d.slot) for d in self._split(state)[1])
+    return " ".join((said, *left))
 
   def _talk(self, state: State) -> scenario.Talk:
     assert self.task is not None

@@ -1,14 +1,13 @@
 """The demonstrator of the Intention gym: how a good agent plays.
 
-It has fixed habits. It asks for one thing at a time: at level 1 for what the
-form marks as open, from left to right; above for what such a request has to
-settle, the most important first, but for what the request tells. It reads what
-the agent reads and the lexicon, never the secret; only of released tasks,
-which the lexicon does not cover, it asks the questions that come with them.
+It has fixed habits. It asks for one thing at a time: at level 1 for the first
+that the last message marks as open; above for what such a request has to
+settle, the most important first, but for what the request tells. It knows what
+is public and the lexicon, never the secret; only of released tasks, which the
+lexicon does not cover, it asks the questions that come with them.
 """
 
 import random
-import re
 
 from userrl_jax import config
 from userrl_jax import types
@@ -17,7 +16,6 @@ from userrl_jax.gyms.intention import gym
 from userrl_jax.gyms.intention import lexicon
 from userrl_jax.gyms.intention import scenario
 
-_BLANK = re.compile(r"(\w+) \?")
 _IDLE = tuple(gym.REPLIES.values())
 
 
@@ -60,7 +58,7 @@ class Oracle:
 
   def _question(self, observations: list[str]) -> str:
     """Returns the first question not asked; the first again after the last."""
-    questions = self._questions(observations[0])
+    questions = self._questions(observations)
     done = set()
     for place, action in self._actions.items():
       is_replied = place < len(observations)
@@ -71,11 +69,13 @@ class Oracle:
     left = [q for q, slot in questions.items() if slot not in done]
     return next(iter(left or questions))
 
-  def _questions(self, message: str) -> dict[str, str]:
+  def _questions(self, observations: list[str]) -> dict[str, str]:
     """Returns the questions to ask, in order, each with its slot."""
     public = self._task.public
     if self._task.level == 1:
-      return {scenario.plain_question(s): s for s in _BLANK.findall(message)}
+      shown = (scenario.blanks(text) for text in reversed(observations))
+      slots_left = next(filter(None, shown))  # a format hint shows none
+      return {scenario.plain_question(slot): slot for slot in slots_left}
     if public["category"] in lexicon.CATEGORIES and "told" in public:
       slots = lexicon.CATEGORIES[public["category"]].slots
       order = sorted(slots, key=slots.__getitem__, reverse=True)

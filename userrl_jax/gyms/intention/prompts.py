@@ -4,8 +4,8 @@ from userrl_jax import config
 from userrl_jax.gyms import base
 
 _BRIEF_1 = """\
-Fill the form. action "What date?" asks about one thing. Ask about all things \
-with ?, the first one first. {limits}"""
+Fill the form. action "What date?" asks about one thing. Ask about each thing \
+with a ?, the first one first. {limits}"""
 
 _BRIEF = """\
 The user's request leaves things open. action "How old is it?" asks about one \
@@ -34,7 +34,8 @@ what matters most.
 
 Example: {{"choice": "action", "content": "How old is it?"}}"""
 
-_FORM = ": a form in which a `?` marks what is open"
+_FORM = """\
+: a form in which a `?` marks what is open; every reply repeats what still is"""
 _TASK = ", with its category"
 
 

@@ -175,33 +175,9 @@ def _read_pack(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
       _text_field(where, record, name)
     sources.check_id(where, record, ids, f"that of line {line}")
     sources.check_value(where, record, "level", generate.LEVELS)
-    is_form = record["level"] == 1
-    allowed = categories[:1] if is_form else categories[1:]
+    allowed = categories[:1] if record["level"] == 1 else categories[1:]
     sources.check_value(where, record, "category", allowed)
-    importances = generate.slots_of(record["category"])
-    details = _details_field(where, record, "details")
-    for place, item in enumerate(details, 1):
-      spot = f"{where}, detail {place}"
-      sources.check_value(spot, item, "slot", tuple(importances))
-      allowed_importance = (importances[item["slot"]],)
-      sources.check_value(spot, item, "importance", allowed_importance)
-      for name in ("value", "reply"):
-        _text_field(spot, item, name)
-      if item["value"] in record["request"]:
-        raise ValueError(
-          f"{spot}: field 'value' is hidden and must not stand in the request"
-        )
-    open_ = [item["slot"] for item in details]
-    told = sources.field(where, record, "told", list, "a list of slots")
-    parts = sorted([*told, *open_])
-    is_whole = parts == sorted(importances) or (
-      is_form and len(set(parts)) == len(parts) and set(parts) < {*importances}
-    )
-    if not is_whole:
-      raise ValueError(
-        f"{where}: field 'told' must hold the slots of {record['category']!r} "
-        f"that are not among the details, got {told!r:.60}"
-      )
+    open_ = _check_details(where, record)
     key = scenario.structure(record["level"], record["category"], open_)
     sources.check_value(where, record, "structure", (key,))
     home = generate.split_of(key)
@@ -209,6 +185,35 @@ def _read_pack(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
     sources.check_value(where, record, "split", allowed)
     tasks.append(generate.task(record))
   return tuple(tasks)
+
+
+def _check_details(where: str, record: Any) -> list[str]:
+  """Returns the open slots of a record of the pack after checking its parts."""
+  importances = generate.slots_of(record["category"])
+  details = _details_field(where, record, "details")
+  for place, item in enumerate(details, 1):
+    spot = f"{where}, detail {place}"
+    sources.check_value(spot, item, "slot", tuple(importances))
+    sources.check_value(spot, item, "importance", (importances[item["slot"]],))
+    for name in ("value", "reply"):
+      _text_field(spot, item, name)
+  for place, item in enumerate(details, 1):
+    others = (other["reply"] for other in details if other is not item)
+    if any(item["value"] in text for text in (record["request"], *others)):
+      raise ValueError(
+        f"{where}, detail {place}: field 'value' is hidden and must stand in "
+        f"no text about something else, got {item['value']!r}"
+      )
+  open_ = [item["slot"] for item in details]
+  told = sources.field(where, record, "told", list, "a list of slots")
+  parts = collections.Counter(map(str, (*told, *open_)))
+  wanted = set(parts) if record["level"] == 1 else set(importances)
+  if parts != dict.fromkeys(wanted, 1) or not wanted <= set(importances):
+    raise ValueError(
+      f"{where}: field 'told' must hold slots of {record['category']!r} that "
+      f"are not among the details, above level 1 all of them, got {told!r:.60}"
+    )
+  return open_
 
 
 def _splits(families: list[str]) -> dict[str, str]:

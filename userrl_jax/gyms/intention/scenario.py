@@ -8,6 +8,7 @@ not be seen yet go out. Also the words that the game and its backends share: a
 from collections.abc import Iterable, Sequence
 import dataclasses
 import enum
+import re
 from typing import Any
 
 from userrl_jax import types
@@ -15,6 +16,8 @@ from userrl_jax.gyms.intention import lexicon
 
 IMPORTANCES = (1, 2, 3)
 MAX_TOPICS = 2  # of a question; one about more is too broad to be answered
+
+_BLANK = re.compile(r"(\w+)\?")
 
 
 class Kind(enum.StrEnum):
@@ -81,6 +84,16 @@ def detail(
 def plain_question(slot: str) -> str:
   """Returns the question of level 1 for a slot."""
   return f"What {slot}?"
+
+
+def blank(slot: str) -> str:
+  """Returns how a form of level 1 shows that a slot is open."""
+  return f"{slot}?"
+
+
+def blanks(text: str) -> list[str]:
+  """Returns the slots that a text of level 1 shows as open, in order."""
+  return _BLANK.findall(text)
 
 
 def first_message(task: types.Task) -> str:
