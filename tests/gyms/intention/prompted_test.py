@@ -188,6 +188,7 @@ def test_plays_over_a_real_connection(level):
       model="m",
       api_key_env="",
       num_retries=3,
+      num_reasks=6,
     )
     records = []
     async with users.opened(user) as judge:
