@@ -51,6 +51,7 @@ _IN_PROMPTS = (
   "gyms.intention.",
   "gyms.telepathy.",
   "gyms.travel.",
+  "gyms.turtle.",
 )
 
 

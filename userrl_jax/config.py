@@ -80,6 +80,11 @@ class Tau:
   unclosed_reward: float = 0.0
   # For released tasks: a folder of tau-bench, whose tools are run as they are.
   checkout: str = ""
+class Turtle:
+  """What is special to the Turtle gym."""
+
+  answer_limit: int = 2  # retellings until the game ends; 0 is no limit
+  step_penalty: float = 0.0  # times the turn's number, off its reward
 
 
 @dataclasses.dataclass
@@ -98,6 +103,7 @@ class Gyms:
   intention: Intention = dataclasses.field(default_factory=Intention)
   telepathy: Telepathy = dataclasses.field(default_factory=Telepathy)
   travel: Travel = dataclasses.field(default_factory=Travel)
+  turtle: Turtle = dataclasses.field(default_factory=Turtle)
 
 
 @dataclasses.dataclass

@@ -71,6 +71,8 @@ _NUMBERS = {
   "Telepathy.guess_limit": _NOT_NEGATIVE,
   "Travel.outage_every": _NOT_NEGATIVE,
   "Travel.reveal_after": _NOT_NEGATIVE,
+  "Turtle.answer_limit": _NOT_NEGATIVE,
+  "Turtle.step_penalty": _SHARE,
   "User.temperature": _NOT_NEGATIVE,
   "User.num_retries": _NOT_NEGATIVE,
   "User.num_reasks": _NOT_NEGATIVE,

@@ -51,7 +51,9 @@ def test_pack_keeps_contract(name, split):
 @pytest.mark.parametrize("name", gyms.GYMS)
 def test_hacks_leave_the_game_open_where_guesses_are_free(name):
   settings = dataclasses.replace(
-    CASES["generated"], telepathy=config.Telepathy(guess_limit=0)
+    CASES["generated"],
+    telepathy=config.Telepathy(guess_limit=0),
+    turtle=config.Turtle(answer_limit=0),
   )
   for task in gyms.load_tasks(name, settings, "test", seed=3)[:5]:
     for hack in gyms.hacks(name)(task):

@@ -20,6 +20,7 @@ from userrl_jax.gyms import sources
 from userrl_jax.gyms import tau
 from userrl_jax.gyms import telepathy
 from userrl_jax.gyms import travel
+from userrl_jax.gyms import turtle
 
 SPLITS = sources.SPLITS
 
@@ -29,6 +30,7 @@ GYMS: dict[str, ModuleType] = {
   "intention": intention,
   "telepathy": telepathy,
   "travel": travel,
+  "turtle": turtle,
 }
 
 

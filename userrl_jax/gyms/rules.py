@@ -149,18 +149,29 @@ def contains_pattern(
     any of its mentions together, no odd number. Two groups that share one `not`
     are thus negated once.
   """
-  return _contains(text, tuple(map(tuple, groups)), window)
+  return True in polarities(text, groups, window)
+
+
+def polarities(
+  text: str, groups: Sequence[Sequence[str]], window: int
+) -> frozenset[bool]:
+  """Returns how a text holds a pattern: as said (True), as denied (False).
+
+  Arguments as for `contains_pattern`; windows may differ, so it can be both.
+  """
+  return _polarities(text, tuple(map(tuple, groups)), window)
 
 
 @functools.lru_cache(_CACHE_SIZE)
-def _contains(
+def _polarities(
   text: str, groups: tuple[tuple[str, ...], ...], window: int
-) -> bool:
+) -> frozenset[bool]:
   stems = tokens(text)
   spans = [_spans(stems, group) for group in groups]
   if not spans or not all(spans):
-    return False
+    return frozenset()
   cues = _cues(stems)
+  found: set[bool] = set()
   for start in sorted({positions[0] for group in spans for positions in group}):
     inside = [
       [p for p in group if start <= p[0] and p[-1] < start + window]
@@ -171,9 +182,8 @@ def _contains(
       used = set().union(*chosen)
       free = {p: cue for p, cue in cues.items() if p not in used}
       near = set().union(*(_near(free, positions) for positions in chosen))
-      if len(near) % 2 == 0:
-        return True
-  return False
+      found.add(len(near) % 2 == 0)
+  return frozenset(found)
 
 
 def _spans(stems: tuple[str, ...], phrases: tuple[str, ...]) -> _Spans:
@@ -234,6 +244,12 @@ def _near(cues: Mapping[int, int], positions: tuple[int, ...]) -> set[int]:
 
 
 def _stem(token: str) -> str:
+  """Returns the stem of a token; that of `note` is no word of negation."""
+  stem = _shortened(token)
+  return "note" if stem == "not" and token != "not" else stem
+
+
+def _shortened(token: str) -> str:
   """Returns a token without its ending; at least three letters stay."""
   if len(token) <= _MIN_STEM:
     return token
