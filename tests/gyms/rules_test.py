@@ -147,6 +147,8 @@ DIED_AT_SEA = (("died", "was killed"), ("sea", "ship"))
     ("He neither died nor went to sea", 12, False),
     ("not died, sea", 12, False),  # one cue in reach of both groups
     ("not died. He then died at sea", 12, True),
+    ("a note: he died on a ship", 12, True),  # no note is a not
+    ("his notes died at sea", 12, True),
     ("", 12, False),
   ],
 )
@@ -156,6 +158,19 @@ def test_contains_pattern(text, window, expected):
 
 def test_no_groups_say_nothing():
   assert not rules.contains_pattern("anything", (), 12)
+
+
+@pytest.mark.parametrize(
+  "text, expected",
+  [
+    ("He died on a ship", {True}),
+    ("He never died on a ship", {False}),
+    ("He died at sea. But he never died on a ship.", {True, False}),
+    ("He died", set()),
+  ],
+)
+def test_polarities(text, expected):
+  assert rules.polarities(text, DIED_AT_SEA, 6) == expected
 
 
 def test_is_fast_and_remembers_what_it_read():

@@ -195,7 +195,7 @@ def _tale(
   surface = f"{name} keeps a {thing} that nobody uses."
   for slot, shown in listed.items():
     if shown:
-      surface += f" {slot.capitalize()}: {', '.join(shown)}."
+      surface += f" {slot.capitalize()}? {' '.join(shown)}."
   bottom = f"{name} keeps the {thing} for the {who}, who is {why}"
   bottom += f" since a day at the {where}." if where else "."
   statements = (

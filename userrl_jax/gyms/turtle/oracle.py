@@ -87,8 +87,8 @@ class Oracle:
     }
     truth: dict[str, str] = {}
     for slot in generate.SLOTS[self._level]:
-      shown = re.search(rf"{slot.capitalize()}: ([^.]*)\.", observations[0])
-      options = shown[1].split(", ") if shown else world.options(slot)
+      shown = re.search(rf"{slot.capitalize()}\? ([^.]*)\.", observations[0])
+      options = shown[1].split() if shown else world.options(slot)
       truth[slot], asks = _settled(slot, options, truth.get("who", ""), replies)
       if asks and not is_last_turn:
         return types.Action("action", asks)

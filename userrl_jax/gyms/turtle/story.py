@@ -41,17 +41,16 @@ class Pattern:
   @functools.cached_property
   def _firsts(self) -> tuple[frozenset[str], ...]:
     """Stems of which each group needs one: told apart before any matching."""
-    return tuple(
-      frozenset(rules.tokens(phrase)[0] for phrase in group)
-      for group in self.groups
-    )
+    return tuple(frozenset(map(_first, group)) for group in self.groups)
 
   def found(self, text: str, window: int) -> frozenset[bool]:
     """Returns how a text holds the pattern: see `rules.polarities`."""
     stems = _stems(text)
-    if any(stems.isdisjoint(first) for first in self._firsts):
-      return frozenset()
-    found = rules.polarities(text, self.groups, window)
+    for first in self._firsts:
+      if stems.isdisjoint(first):
+        return frozenset()
+    groups = [[p for p in g if _first(p) in stems] for g in self.groups]
+    found = rules.polarities(text, groups, window)
     return found if self.is_polar or not found else frozenset({True})
 
 
@@ -191,3 +190,8 @@ def _patterns(texts: Sequence[str]) -> tuple[Pattern, ...]:
 @functools.lru_cache(8192)
 def _stems(text: str) -> frozenset[str]:
   return frozenset(rules.tokens(text))
+
+
+@functools.cache
+def _first(phrase: str) -> str:
+  return rules.tokens(phrase)[0]

@@ -38,8 +38,9 @@ _NOBODY = re.compile(
 
 def most_points(tale: story.Story, text: str) -> int:
   """Returns the most points that a retelling may get for any criterion."""
-  stems = set(rules.tokens(text))
-  if stems <= set(rules.tokens(f"{tale.title} {tale.surface}")):
+  scene = f"{tale.title} {tale.surface}"
+  # Where the scene itself lists what can be, its words may well be the answer.
+  if not tale.exclusive and set(rules.tokens(text)) <= set(rules.tokens(scene)):
     return 0
   if len(_ALTERNATIVE.findall(text)) > MAX_ALTERNATIVES:
     return 0
