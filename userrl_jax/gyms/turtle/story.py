@@ -178,8 +178,8 @@ def check_weights(weights: Sequence[Any]) -> None:
   """
   if any(type(w) is not int or w < 1 for w in weights) or sum(weights) != TOTAL:
     raise ValueError(
-      "the weights of the criteria must be whole twentieths that add up to "
-      f"{TOTAL}, got {list(weights)}"
+      "the weights of the criteria must be whole twentieths above 0 that add up "
+      f"to {TOTAL}, got {list(weights)}"
     )
 
 

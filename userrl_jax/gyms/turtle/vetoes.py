@@ -25,10 +25,10 @@ _ALTERNATIVE = re.compile(
 )
 _DENIAL = re.compile(
   r"\b(?:not|never|n['\u2019]?t|hardly) (?:\w+ )?(?:true|correct|right"
-  r"|the case|so that)\b"
-  r"|\b(?:untrue|incorrect|false|wrong|lie|nonsense) (?:\w+ )?that\b"
-  r"|\bno (?:idea|clue)\b|\bi (?:\w+ )?(?:don['\u2019]?t|do not|cannot) "
-  r"(?:know|say|tell)\b",
+  r"|the case|so) that\b"
+  r"|\b(?:untrue|incorrect|false|wrong|lie|nonsense) that\b"
+  r"|(?:^|[.!?]|\bi have|\bi['\u2019]ve)\s*no (?:idea|clue)\b"
+  r"|\bi (?:\w+ )?(?:don['\u2019]?t|do not|cannot) (?:know|say|tell)\b",
   re.IGNORECASE,
 )
 _NOBODY = re.compile(
