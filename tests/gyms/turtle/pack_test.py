@@ -76,7 +76,7 @@ def test_lexicon_finds_all_that_it_names():
     ({"criteria": [{"weight20": 20, "full": "x"}]}, "'statement' is missing"),
     (
       {"criteria": [{"weight20": 19, "statement": "x", "full": "x"}]},
-      "add up to 20, got [19]",
+      "up to 20, got [19]",
     ),
     (
       {"criteria": [{"weight20": 20.0, "statement": "x", "full": "x"}]},

@@ -148,12 +148,10 @@ def _draw_one(rng: random.Random, level: int, split: str) -> Drawn:
   listed = {}
   for slot, option in truth.items():
     others = [o for o in world.options(slot) if o != option]
-    shown = (
-      [option, *rng.sample(others, NUM_LISTED[level] - 1)]
-      if (NUM_LISTED[level])
-      else []
-    )
-    rng.shuffle(shown)
+    shown: list[str] = []
+    if NUM_LISTED[level]:
+      shown = [option, *rng.sample(others, NUM_LISTED[level] - 1)]
+      rng.shuffle(shown)
     listed[slot] = tuple(shown)
   return rng.choice(world.names()), rng.choice(world.things()), truth, listed
 

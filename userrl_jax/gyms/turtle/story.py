@@ -123,9 +123,7 @@ def compiled(record: Mapping[str, Any]) -> Story:
   Args:
     record: `title`, `surface`, `bottom`, `criteria` (each `weight20`,
       `statement`, `full` and maybe `half`), `facts` (each lists `true` and
-      `false`), and maybe `decoys`, `exclusive`, `possible` (usual decoys that
-      this story is about), `questions` and
-      `retelling`.
+      `false`), and maybe `decoys`, `exclusive`, `questions` and `retelling`.
 
   Raises:
     KeyError: when a field is missing.
@@ -141,7 +139,7 @@ def compiled(record: Mapping[str, Any]) -> Story:
     for item in record["criteria"]
   )
   check_weights([criterion.weight for criterion in criteria])
-  usual = [d for d in world.decoys() if d not in record.get("possible", ())]
+  usual = world.decoys()
   told = " ".join(
     (record["bottom"], record.get("retelling", ""), record["surface"])
   )
@@ -178,8 +176,8 @@ def check_weights(weights: Sequence[Any]) -> None:
   """
   if any(type(w) is not int or w < 1 for w in weights) or sum(weights) != TOTAL:
     raise ValueError(
-      "the weights of the criteria must be whole twentieths above 0 that add up "
-      f"to {TOTAL}, got {list(weights)}"
+      "the weights of the criteria must be whole twentieths above 0 that add "
+      f"up to {TOTAL}, got {list(weights)}"
     )
 
 
