@@ -80,6 +80,9 @@ class Tau:
   unclosed_reward: float = 0.0
   # For released tasks: a folder of tau-bench, whose tools are run as they are.
   checkout: str = ""
+
+
+@dataclasses.dataclass
 class Turtle:
   """What is special to the Turtle gym."""
 
@@ -99,8 +102,8 @@ class Gyms:
   max_turns: int = 6  # turns the gym allows
   reward_profile: str = "default"
   function: Function = dataclasses.field(default_factory=Function)
-  tau: Tau = dataclasses.field(default_factory=Tau)
   intention: Intention = dataclasses.field(default_factory=Intention)
+  tau: Tau = dataclasses.field(default_factory=Tau)
   telepathy: Telepathy = dataclasses.field(default_factory=Telepathy)
   travel: Travel = dataclasses.field(default_factory=Travel)
   turtle: Turtle = dataclasses.field(default_factory=Turtle)

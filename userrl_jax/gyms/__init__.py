@@ -26,8 +26,8 @@ SPLITS = sources.SPLITS
 
 GYMS: dict[str, ModuleType] = {
   "function": function,
-  "tau": tau,
   "intention": intention,
+  "tau": tau,
   "telepathy": telepathy,
   "travel": travel,
   "turtle": turtle,
