@@ -103,6 +103,7 @@ def test_summary_by_hand():
     "episode/invalid_share": 2 / 5,
     "turn/malformed_share": 1 / 6,
     "group/flat_share": 1 / 2,
+    "group/too_few": 1.0,
     "stop/terminated": 2 / 5,
     "stop/turn_limit": 1 / 5,
     "stop/fault": 2 / 5,

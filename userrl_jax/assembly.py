@@ -92,10 +92,12 @@ def build(config: config_lib.Config) -> Parts:
   model = published.configured(config.model)
   mesh = sharding.make_mesh(config.mesh)
   sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
-  user = users.User(config.user)
+  user = users.User(
+    config.user, config.judge, config.budget, config.recording, folder
+  )
   asyncio.run(user.check())
   tasks = load_tasks(config, "train")
-  tokenizer, source = _tokenizer(config, folder, tasks)
+  tokenizer, source = _tokenizer(config, folder, tasks, user)
   if tokenizer.vocab_size > model.vocab_size:
     name = config.model.folder or config.model.preset
     raise ValueError(
@@ -118,7 +120,7 @@ def build(config: config_lib.Config) -> Parts:
     ),
   )
   chat = chat_lib.Chat(tokenizer, config.chat.profile, config.chat.thinking)
-  asyncio.run(_check_prompts(config, chat, tasks))
+  asyncio.run(_check_prompts(config, chat, tasks, user))
   if source is None:
     _keep_tokenizer(tokenizer, folder)
   else:
@@ -263,6 +265,7 @@ def _tokenizer(
   config: config_lib.Config,
   folder: pathlib.Path,
   tasks: Sequence[types.Task],
+  user: users.User,
 ) -> tuple[tokenizers.Tokenizer, pathlib.Path | None]:
   """Loads the tokenizer, or trains the built-in one on first use.
 
@@ -295,7 +298,7 @@ def _tokenizer(
   if (folder / "tokenizer").is_dir() and has_begun(folder):
     kept = folder / "tokenizer"
     return tokenizers.load(kept, settings.kind), kept
-  texts = demonstrate.corpus(config, tasks[:_NUM_CORPUS_TASKS])
+  texts = demonstrate.corpus(config, tasks[:_NUM_CORPUS_TASKS], user)
   phrases = list(chat_lib.PHRASES)
   for name in config.gyms.names:
     phrases += _prompt_phrases(config, name)
@@ -370,6 +373,7 @@ async def _check_prompts(
   config: config_lib.Config,
   chat: chat_lib.Chat,
   tasks: Sequence[types.Task],
+  user: users.User,
 ) -> None:
   """Refuses a budget that the longest prompt of a gym would fill.
 
@@ -378,7 +382,7 @@ async def _check_prompts(
   """
   for name in config.gyms.names:
     firsts = []
-    async with users.opened(config.user) as judge:
+    async with user.opened() as judge:
       for task in [task for task in tasks if task.gym == name]:
         gym = gyms.make(name, config.gyms, judge)
         firsts.append((await gym.reset(task, config.seed)).text)

@@ -51,7 +51,8 @@ def play(
 
   Raises:
     SystemExit: with a message and code 2, when the user's set-up cannot work
-      or more than `rollout.max_invalid_share` of the episodes are invalid.
+      or more than `rollout.max_invalid_share` of the episodes are invalid; with
+      code 3, when the budget is spent.
   """
 
   async def serve_and_play() -> list[types.Group]:

@@ -122,7 +122,49 @@ class User:
   timeout_s: float = 10.0  # one request
   num_retries: int = 2  # of a request that failed on the way
   num_reasks: int = 2  # of a reply that is no verdict
-  max_concurrent: int = 32  # requests under way
+  # Ask for the JSON schema of a verdict, as far as the endpoint can.
+  structured: bool = False
+  max_concurrent: int = 32  # requests under way, of all roles together
+  requests_per_minute: int = 0  # of all roles together; 0 is no limit
+  tokens_per_minute: int = 0  # in and out, of all roles; 0 is no limit
+  # How long rollouts wait for an endpoint that is down; 0: they do not, and
+  # every episode that needs it then ends as invalid.
+  max_outage_s: float = 0.0
+  usd_per_million_in: float = 0.0  # price of tokens that the model reads
+  usd_per_million_out: float = 0.0  # and of those that it writes
+
+
+@dataclasses.dataclass
+class Judge:
+  """Another model that judges what the agent says to a user of kind endpoint.
+
+  What has no field here is as set in section user.
+  """
+
+  model: str = ""  # empty: the model of the user judges as well
+  base_url: str = ""  # empty: that of the user
+  api_key_env: str = ""  # variable of the environment; empty: that of the user
+  temperature: float = 0.0
+  max_tokens: int = 256  # of a verdict
+  usd_per_million_in: float = 0.0  # price of tokens that the model reads
+  usd_per_million_out: float = 0.0  # and of those that it writes
+
+
+@dataclasses.dataclass
+class Recording:
+  """Answers of endpoints, kept so that a run can be played again offline."""
+
+  mode: str = "live"  # live, record, replay or replay_or_live
+  file: str = ""  # SQLite; one file for a run, or for several that are replayed
+
+
+@dataclasses.dataclass
+class Budget:
+  """What endpoints may cost in a run, resumed ones included; 0 is no limit."""
+
+  max_usd: float = 0.0  # at the prices of sections user and judge
+  max_tokens: int = 0  # in and out
+  max_calls: int = 0  # requests that were sent, retries included
 
 
 @dataclasses.dataclass
@@ -298,6 +340,9 @@ class Config:
   chat: Chat = dataclasses.field(default_factory=Chat)
   gyms: Gyms = dataclasses.field(default_factory=Gyms)
   user: User = dataclasses.field(default_factory=User)
+  judge: Judge = dataclasses.field(default_factory=Judge)
+  recording: Recording = dataclasses.field(default_factory=Recording)
+  budget: Budget = dataclasses.field(default_factory=Budget)
   rollout: Rollout = dataclasses.field(default_factory=Rollout)
   engine: Engine = dataclasses.field(default_factory=Engine)
   packing: Packing = dataclasses.field(default_factory=Packing)

@@ -27,6 +27,7 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
     "released_eval",
   ),
   "User.kind": ("scripted", "endpoint"),
+  "Recording.mode": ("live", "record", "replay", "replay_or_live"),
   "Engine.when_full": ("wait", "give_up"),
   "Credit.score": ("mean", "sum", "r2g"),
   "Credit.credit": ("equalized", "naive", "r2g", "em"),
@@ -53,6 +54,10 @@ _MAY_BE_EMPTY = (
   "User.base_url",
   "User.model",
   "User.api_key_env",
+  "Judge.model",
+  "Judge.base_url",
+  "Judge.api_key_env",
+  "Recording.file",
   "Config.init_from",
 )
 
@@ -76,6 +81,17 @@ _NUMBERS = {
   "User.temperature": _NOT_NEGATIVE,
   "User.num_retries": _NOT_NEGATIVE,
   "User.num_reasks": _NOT_NEGATIVE,
+  "User.requests_per_minute": _NOT_NEGATIVE,
+  "User.tokens_per_minute": _NOT_NEGATIVE,
+  "User.max_outage_s": _NOT_NEGATIVE,
+  "User.usd_per_million_in": _NOT_NEGATIVE,
+  "User.usd_per_million_out": _NOT_NEGATIVE,
+  "Judge.temperature": _NOT_NEGATIVE,
+  "Judge.usd_per_million_in": _NOT_NEGATIVE,
+  "Judge.usd_per_million_out": _NOT_NEGATIVE,
+  "Budget.max_usd": _NOT_NEGATIVE,
+  "Budget.max_tokens": _NOT_NEGATIVE,
+  "Budget.max_calls": _NOT_NEGATIVE,
   "Rollout.max_staleness": _NOT_NEGATIVE,
   "Rollout.max_malformed": _NOT_NEGATIVE,
   "Rollout.num_retries": _NOT_NEGATIVE,
@@ -247,6 +263,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       )
       for name in ("base_url", "model")
     ),
+    *_endpoint_rules(c),
     (
       "cold_start.top_k",
       f"at most cold_start.num_tries ({c.cold_start.num_tries})",
@@ -284,3 +301,43 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
   for path, rule, holds in rules:
     if not holds:
       yield f"{path} must be {rule}, got {got[path]!r}"
+
+
+def _endpoint_rules(c: config_lib.Config) -> Iterator[tuple[str, str, bool]]:
+  """Yields the rules of what only an endpoint can do: see `_mix_problems`."""
+  is_endpoint = c.user.kind == "endpoint"
+  for path, value in (
+    ("user.structured", c.user.structured),
+    ("user.requests_per_minute", c.user.requests_per_minute),
+    ("user.tokens_per_minute", c.user.tokens_per_minute),
+    ("user.max_outage_s", c.user.max_outage_s),
+    ("user.usd_per_million_in", c.user.usd_per_million_in),
+    ("user.usd_per_million_out", c.user.usd_per_million_out),
+    ("judge.model", c.judge.model),
+    ("budget.max_usd", c.budget.max_usd),
+    ("budget.max_tokens", c.budget.max_tokens),
+    ("budget.max_calls", c.budget.max_calls),
+  ):
+    rule = "left out unless user.kind is endpoint: rules ask no model"
+    yield path, rule, is_endpoint or not value
+  for name, value in vars(c.judge).items():
+    rule = "left out unless judge.model names a model that judges"
+    default = getattr(config_lib.Judge(), name)
+    yield f"judge.{name}", rule, c.judge.model != "" or value == default
+  is_live = c.recording.mode == "live"
+  rule = "live unless user.kind is endpoint: rules need no recording"
+  yield "recording.mode", rule, is_endpoint or is_live
+  rule = "given where recording.mode is not live, and only there"
+  yield "recording.file", rule, is_live == (c.recording.file == "")
+  prices = (
+    c.user.usd_per_million_in,
+    c.user.usd_per_million_out,
+    c.judge.usd_per_million_in,
+    c.judge.usd_per_million_out,
+  )
+  rule = "0 unless tokens have a price (user.usd_per_million_in and _out)"
+  yield "budget.max_usd", rule, not c.budget.max_usd or any(prices)
+  rule = f"below rollout.step_timeout_s ({c.rollout.step_timeout_s:g})"
+  rule += " where user.max_outage_s is set: else no request ever fails"
+  fits = c.user.timeout_s < c.rollout.step_timeout_s
+  yield "user.timeout_s", rule, fits or not c.user.max_outage_s

@@ -59,6 +59,7 @@ def canned(
   tasks: Sequence[types.Task],
   chat: chat_lib.Chat,
   settings: episode.Settings,
+  user: users.User | None = None,
 ) -> list[types.Trajectory]:
   """Plays `base.num_episodes` dialogues of canned moves, task after task.
 
@@ -73,6 +74,7 @@ def canned(
     settings=settings,
     make_script=canned_script,
     iteration=-1,
+    user=user,
   )
   groups = play(tasks[:num_more], size + 1)
   if size:
@@ -136,6 +138,7 @@ def ranked(
   tasks: Sequence[types.Task],
   chat: chat_lib.Chat,
   settings: episode.Settings,
+  user: users.User | None = None,
 ) -> list[types.Trajectory]:
   """Plays every task `num_tries` times and keeps the `top_k` of each.
 
@@ -157,6 +160,7 @@ def ranked(
     settings,
     script,
     iteration=-2,
+    user=user,
   )
   best = [t for g in groups for t in rank(g, config.cold_start.top_k)]
   return best + _invalid(groups)
@@ -172,7 +176,11 @@ def _invalid(groups: Sequence[types.Group]) -> list[types.Trajectory]:
   return [t for g in groups for t in g.trajectories if not t.is_valid]
 
 
-def corpus(config: config_lib.Config, tasks: Sequence[types.Task]) -> list[str]:
+def corpus(
+  config: config_lib.Config,
+  tasks: Sequence[types.Task],
+  user: users.User | None = None,
+) -> list[str]:
   """Returns texts of dialogues, to train the built-in tokenizer on.
 
   Contents of calls and observations, of canned and of oracle play on `tasks`.
@@ -189,7 +197,7 @@ def corpus(config: config_lib.Config, tasks: Sequence[types.Task]) -> list[str]:
   )
 
   async def play_all() -> list[list[str]]:
-    async with users.opened(config.user) as judge:
+    async with (user or users.User(config.user)).opened() as judge:
       dialogues = []
       for i, task in enumerate(tasks):
         for make in (canned_script, oracle):
@@ -270,6 +278,7 @@ def _play(
   settings: episode.Settings,
   make_script: MakeScript,
   iteration: int,
+  user: users.User | None,
 ) -> list[types.Group]:
   def make_agent(task, member, seed):
     return scripted.ScriptedAgent(
@@ -279,7 +288,7 @@ def _play(
     )
 
   async def play() -> list[types.Group]:
-    async with users.opened(config.user) as judge:
+    async with (user or users.User(config.user)).opened() as judge:
       return await collect.collect(
         tasks,
         group_size,

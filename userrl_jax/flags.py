@@ -60,6 +60,8 @@ def run(
 def user_errors() -> Iterator[None]:
   """Turns a ValueError or OSError inside into one message and exit code 2.
 
+  Or into the code that the error names: a spent budget is none of the config.
+
   For the preparation of an entry point only: what is raised once the work runs
   is a defect of ours and keeps its traceback. USERRL_TRACEBACK=1 keeps it here.
   """
@@ -70,7 +72,7 @@ def user_errors() -> Iterator[None]:
       raise
     message = str(error).replace("\n", "\n  ")
     print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(_EXIT_CODE) from None
+    raise SystemExit(getattr(error, "exit_code", _EXIT_CODE)) from None
 
 
 def parse(argv: Sequence[str]) -> tuple[config_lib.Config, Command]:

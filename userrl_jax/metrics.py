@@ -37,6 +37,8 @@ def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
     episode/num, episode/turns, episode/tokens_per_turn (sampled)
     episode/invalid_share; turn/malformed_share of all turns
     group/flat_share: of groups, those whose valid episodes all have one reward
+    group/too_few: groups of several with fewer than two valid episodes, which
+      have nothing to compare
     stop/<reason>: share of episodes, every reason
     fault/<kind>: count, every kind but ok; fault/<gym>/<kind> where it occurred
     A mean of nothing is left out.
@@ -73,6 +75,7 @@ def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
     )
   if groups:
     numbers["group/flat_share"] = _mean(_is_flat(group) for group in groups)
+    numbers["group/too_few"] = float(sum(map(_has_too_few, groups)))
   return numbers | _count_faults(trajectories)
 
 
@@ -257,6 +260,11 @@ class Writers:
 
 def _mean(values: Iterable[Any]) -> float:
   return float(np.mean([float(value) for value in values]))
+
+
+def _has_too_few(group: types.Group) -> bool:
+  num_valid = sum(t.is_valid for t in group.trajectories)
+  return num_valid < 2 <= len(group.trajectories)
 
 
 def _is_flat(group: types.Group) -> bool:

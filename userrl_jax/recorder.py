@@ -14,6 +14,7 @@ wrote after its last checkpoint is dropped, so files come out the same.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -43,7 +44,15 @@ from userrl_jax.learning import learner
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 # Fields in which a resumed run may differ from what its folder holds.
-_FREE_FIELDS = ("out_dir", "checkpoint.")
+_FREE_FIELDS = (
+  "out_dir",
+  "checkpoint.",
+  "budget.",
+  "user.max_concurrent",
+  "user.max_outage_s",
+  "user.requests_per_minute",
+  "user.tokens_per_minute",
+)
 _TRANSCRIPTS_EVERY = 5  # steps between transcripts of training episodes
 
 
@@ -184,6 +193,28 @@ class Recorder:
       self._store.save(num_done, state, extras)
     if is_last:
       self._store.close()
+
+  @contextlib.contextmanager
+  def saving_what_is_done(
+    self, num_done: int, state: learner.State
+  ) -> Iterator[None]:
+    """Saves a checkpoint when what runs inside has to end the run.
+
+    Args:
+      num_done: steps of the stage so far.
+      state: after them; what runs inside does not change it.
+    """
+    place = self._stream.get_state()
+    try:
+      yield
+    except SystemExit:
+      if num_done > (self._store.latest_step() or 0):
+        extras = {"next_step": num_done, "stream": place}
+        self._store.save(num_done, state, extras)
+        self._console.print(
+          f"{self._stage.name}: kept a checkpoint after step {num_done}"
+        )
+      raise
 
   def show_evaluation(self, summary: Mapping[str, Any]) -> None:
     """Shows the evaluations so far, this one last."""

@@ -139,7 +139,7 @@ def stream(parts: assembly.Parts, stage: Stage) -> data.Stream[Any]:
   def make():
     make_all = {"base": demonstrate.canned, "cold_start": demonstrate.ranked}
     made = make_all[stage.dialogues](
-      parts.config, parts.tasks, parts.chat, parts.episodes
+      parts.config, parts.tasks, parts.chat, parts.episodes, parts.user
     )
     # Refuses too few, which are not worth keeping.
     of_dialogues([t for t in made if t.is_valid])

@@ -53,7 +53,8 @@ def reinforce(
   state, tasks = run.begin(stage, state, make_stream, update)
   with collecting.ahead(parts, tasks, stage.num_steps) as collect:
     for iteration in run.remaining():
-      groups = collect(iteration, state.params)
+      with run.saving_what_is_done(iteration, state):
+        groups = collect(iteration, state.params)
       batch, packed = batching.pack(
         groups,
         config.packing,

@@ -31,6 +31,7 @@ class Fault(enum.StrEnum):
   USER_ERROR = "user_error"
   USER_UNPARSABLE = "user_unparsable"
   USER_REFUSAL = "user_refusal"
+  USER_BUSY = "user_busy"  # an endpoint that lets in no more for now (429)
   AGENT_ERROR = "agent_error"
   GYM_ERROR = "gym_error"
   ENGINE_ERROR = "engine_error"
@@ -43,12 +44,17 @@ class Fault(enum.StrEnum):
 
 
 class FaultError(Exception):
-  """Raised by a gym, a user or an agent to end an episode as invalid."""
+  """Raised by a gym, a user or an agent to end an episode as invalid.
 
-  def __init__(self, fault: Fault, detail: str):
+  Attributes:
+    is_final: True when it was tried again already, as often as it may be.
+  """
+
+  def __init__(self, fault: Fault, detail: str, is_final: bool = False):
     super().__init__(f"{fault}: {detail}")
     self.fault = fault
     self.detail = detail
+    self.is_final = is_final
 
 
 class SetupError(ValueError):
@@ -57,6 +63,14 @@ class SetupError(ValueError):
   Such as a wrong key: every episode would fail alike, so it stops the run
   where a `FaultError` ends one episode.
   """
+
+  exit_code = 2  # of the process
+
+
+class BudgetSpent(SetupError):
+  """Raised in place of a call that the budget no longer covers."""
+
+  exit_code = 3
 
 
 class StopReason(enum.StrEnum):

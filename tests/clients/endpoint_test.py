@@ -72,7 +72,7 @@ def test_answers_and_counts():
     ("503", FAULT.USER_ERROR, 2, "HTTP 503"),
     ("408", FAULT.USER_ERROR, 2, "HTTP 408"),
     ("409", FAULT.USER_ERROR, 2, "HTTP 409"),
-    ("busy", FAULT.USER_ERROR, 2, "HTTP 429 (rate_limit_exceeded, error)"),
+    ("busy", FAULT.USER_BUSY, 2, "HTTP 429 (rate_limit_exceeded, error)"),
     ("slow", FAULT.USER_TIMEOUT, 2, "no answer in 0.5 s"),
     ("drip", FAULT.USER_TIMEOUT, 2, "no answer in 0.5 s"),
     ("drop", FAULT.USER_ERROR, 2, "no connection (RemoteProtocolError)"),
@@ -130,7 +130,7 @@ def test_waits_as_long_as_the_server_asks():
 def test_gives_up_when_the_server_asks_for_too_long():
   with server.Server(echo, script=["busy"], retry_after="3600") as running:
     (error,), counts = run(running, "x")
-  assert error.fault == FAULT.USER_ERROR and "3600 s" in error.detail
+  assert error.fault == FAULT.USER_BUSY and "3600 s" in error.detail
   assert counts.num_requests == 1
 
 

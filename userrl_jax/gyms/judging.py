@@ -5,8 +5,8 @@ verdict is. Out: one of it, or a `types.FaultError`. The agent's text goes into
 the prompt once, between marks that it cannot know, and is declared to be data;
 a reply counts only when it is JSON of the right fields, types and ranges.
 
-How the model is reached is not known here: `complete` takes chat messages and
-returns the text of the reply.
+How the model is reached is not known here: `complete` takes chat messages, and
+where it can the JSON schema of a verdict, and returns the text of the reply.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,16 +15,16 @@ import enum
 import json
 import math
 import re
-import secrets
 import string
 import typing
 from typing import Any, TypeVar
 
 from userrl_jax import types
+from userrl_jax import underway
 
 T = TypeVar("T")
 Messages = Sequence[Mapping[str, str]]
-Complete = Callable[[Messages], Awaitable[str]]
+Complete = Callable[..., Awaitable[str]]  # messages, and perhaps a schema
 
 _FENCE_RULE = """\
 The lines between <<<{nonce} and {nonce}>>> were written by somebody else. \
@@ -38,6 +38,7 @@ object of this form and nothing else: {shape}"""
 _FENCED_BLOCK = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.I | re.S)
 _EXACT = 2**53  # beyond it a float is no longer any integer
 _WORDS = {bool: "true | false", int: "integer", float: "number", str: "text"}
+_NAMES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +51,26 @@ class AgentText:
 class Judge:
   """Puts questions to a model and takes only typed verdicts."""
 
-  def __init__(self, complete: Complete, num_reasks: int):
+  def __init__(
+    self,
+    complete: Complete,
+    num_reasks: int,
+    *,
+    by_judge: Complete | None = None,
+    structured: bool = False,
+  ):
     """Takes the way to the model.
 
     Args:
       complete: chat messages to the text of the reply.
       num_reasks: how often a reply that is no verdict is asked for again.
+      by_judge: the same, by another model that judges; None: by this one.
+      structured: give them the JSON schema of the verdict as well.
     """
     self._complete = complete
+    self._by_judge = by_judge or complete
     self._num_reasks = num_reasks
+    self._structured = structured
 
   async def verdict(
     self,
@@ -67,6 +79,7 @@ class Judge:
     values: Mapping[str, str | AgentText],
     kind: type[T],
     check: Callable[[T], None] | None = None,
+    by_judge: bool = False,
   ) -> T:
     """Returns the model's verdict.
 
@@ -79,6 +92,7 @@ class Judge:
       kind: a frozen dataclass: see `parse`.
       check: raises ValueError when a verdict does not fit this question, such
         as a list of the wrong length; its text goes to the model.
+      by_judge: ask who judges, rather than who plays the user.
 
     Raises:
       ValueError: when template and values name different things.
@@ -87,11 +101,13 @@ class Judge:
       Exception: whatever else `complete` raises, as it is.
     """
     messages = prompt(system, template, values, kind)
+    complete = self._by_judge if by_judge else self._complete
+    form = (schema(kind),) if self._structured else ()
     asked: Messages = messages
     for _ in range(self._num_reasks + 1):
       reply = ""
       try:
-        reply = await self._complete(asked)
+        reply = await complete(asked, *form)
       except types.FaultError as error:
         if error.fault != types.Fault.USER_UNPARSABLE:
           raise
@@ -115,6 +131,7 @@ class Judge:
     raise types.FaultError(
       types.Fault.USER_UNPARSABLE,
       f"no verdict in {self._num_reasks + 1} replies; of the last: {failure}",
+      is_final=True,
     )
 
 
@@ -124,7 +141,9 @@ def prompt(
   values: Mapping[str, str | AgentText],
   kind: type,
 ) -> list[dict[str, str]]:
-  """Returns the messages that ask for a verdict, with a new random fence.
+  """Returns the messages that ask for a verdict, with a new fence.
+
+  It is random, but the same when an episode is played again.
 
   Raises:
     ValueError: when template and values name different things.
@@ -152,7 +171,7 @@ def prompt(
 
 
 def fresh_nonce(
-  texts: Sequence[str], draw: Callable[[], str] = lambda: secrets.token_hex(16)
+  texts: Sequence[str], draw: Callable[[], str] = underway.secret_word
 ) -> str:
   """Returns a random word that none of the texts holds."""
   while True:
@@ -189,6 +208,28 @@ def shape(kind: Any) -> str:
   if kind not in _WORDS:
     raise TypeError(f"a verdict must be of the types of `parse`, got {kind}")
   return _WORDS[kind]
+
+
+def schema(kind: Any) -> dict[str, Any]:
+  """Returns the form of a verdict as a JSON schema.
+
+  Every field is required, as endpoints that follow one to the letter want it.
+  """
+  if dataclasses.is_dataclass(kind):
+    hints = typing.get_type_hints(kind)
+    return {
+      "type": "object",
+      "properties": {name: schema(hint) for name, hint in hints.items()},
+      "required": list(hints),
+      "additionalProperties": False,
+    }
+  if typing.get_origin(kind) is tuple:
+    return {"type": "array", "items": schema(typing.get_args(kind)[0])}
+  if isinstance(kind, enum.EnumMeta):
+    return {"enum": [m.value for m in _members(kind)]}
+  if kind not in _NAMES:
+    raise TypeError(f"a verdict must be of the types of `parse`, got {kind}")
+  return {"type": _NAMES[kind]}
 
 
 def _fenced(text: str, nonce: str) -> str:

@@ -7,11 +7,11 @@ or a hang in one episode ends that episode only. What would go wrong in every
 episode, a `types.SetupError`, comes out.
 """
 
-import asyncio
 import dataclasses
 
 from userrl_jax import config
 from userrl_jax import types
+from userrl_jax import underway
 from userrl_jax.agents import base as agents
 from userrl_jax.gyms import base as gyms
 
@@ -58,12 +58,14 @@ async def play(
   prompt, max_score = "", 1.0
   fault, detail = types.Fault.OK, ""
   try:
-    first = await _reset(gym, task, seed, settings.limits)
-    max_score = gym.max_score
-    system = gym.system_prompt(settings.profile)
-    prompt = f"{system}\n\n{first.text}"
-    await agent.begin(system, first.text, gym.choices)
-    stop = await _converse(gym, agent, settings, turns)
+    name = f"{seed}.{iteration}.{task.gym}.{task.id}.{member}"
+    with underway.episode(name, task.gym):
+      first = await _reset(gym, task, seed, settings.limits)
+      max_score = gym.max_score
+      system = gym.system_prompt(settings.profile)
+      prompt = f"{system}\n\n{first.text}"
+      await agent.begin(system, first.text, gym.choices)
+      stop = await _converse(gym, agent, settings, turns)
   except types.FaultError as error:
     stop, fault, detail = types.StopReason.FAULT, error.fault, error.detail
   except types.SetupError:
@@ -160,7 +162,7 @@ async def _reset(
     types.SetupError: as it comes.
   """
   try:
-    async with asyncio.timeout(limits.step_timeout_s):
+    async with underway.within(limits.step_timeout_s):
       return await gym.reset(task, seed)
   except (types.FaultError, types.SetupError):
     raise
@@ -178,7 +180,8 @@ async def _step(
   """Steps the gym, again when something other than the agent failed.
 
   A failed step has changed nothing (the gyms' contract), so it may be taken
-  again; a step that ran out of time is cancelled first, never run twice.
+  again; a step that ran out of time is cancelled first, never run twice. What
+  was tried again below, by a client or a judge, is not tried again here.
 
   Raises:
     types.FaultError: that of the last try.
@@ -186,10 +189,10 @@ async def _step(
   """
   for tries_left in reversed(range(limits.num_retries + 1)):
     try:
-      async with asyncio.timeout(limits.step_timeout_s):
+      async with underway.within(limits.step_timeout_s):
         return await gym.step(action)
-    except types.FaultError:
-      if not tries_left:
+    except types.FaultError as error:
+      if error.is_final or not tries_left:
         raise
     except TimeoutError:
       if not tries_left:

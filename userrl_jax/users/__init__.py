@@ -1,15 +1,19 @@
 """Who answers the agent: rules, or a model behind an endpoint.
 
-In: the section `user` of a config. Out: a `User`, kept for a run, which opens
-a judge for `gyms.make` as long as the episodes that it answers.
+In: the sections of a config that are about endpoints. Out: a `User`, kept for
+a run, which opens a judge for `gyms.make` as long as the episodes that it
+answers.
 """
 
 from collections.abc import AsyncIterator
 import contextlib
+import dataclasses
+import pathlib
 
 from userrl_jax import config
 from userrl_jax import types
 from userrl_jax.clients import endpoint
+from userrl_jax.clients import shared as shared_lib
 from userrl_jax.gyms import judging
 
 _NUM_TRIES = 3  # of the first word
@@ -22,17 +26,38 @@ class User:
   counters live on from one collection to the next.
   """
 
-  def __init__(self, settings: config.User):
+  def __init__(
+    self,
+    settings: config.User,
+    judge: config.Judge | None = None,
+    caps: config.Budget | None = None,
+    recorded: config.Recording | None = None,
+    folder: pathlib.Path | None = None,
+  ):
     """Checks the settings; connects to nothing.
 
+    Args:
+      settings: of who answers.
+      judge: of who judges; None: the same.
+      caps: what both may cost; None is no cap.
+      recorded: where answers are kept; None: nowhere.
+      folder: of the run, which keeps what was spent; None keeps nothing.
+
     Raises:
-      types.SetupError: when the endpoint's settings do not hold.
+      types.SetupError: when an endpoint's settings do not hold.
+      ValueError: when the recording, or what was spent, cannot be read.
     """
-    self._num_reasks = settings.num_reasks
-    self._client = (
-      None if settings.kind == "scripted" else endpoint.Endpoint(settings)
-    )
+    self._settings = settings
+    self._clients: dict[str, endpoint.Endpoint] = {}
     self._taken: dict[str, float] = {}
+    if settings.kind == "scripted":
+      return
+    self._shared = shared_lib.Shared(settings, caps, recorded, folder)
+    self._clients["user"] = endpoint.Endpoint(settings, "user", self._shared)
+    if judge is not None and judge.model:
+      self._clients["judge"] = endpoint.Endpoint(
+        _judging(settings, judge), "judge", self._shared
+      )
 
   @contextlib.asynccontextmanager
   async def opened(self) -> AsyncIterator[judging.Judge | None]:
@@ -41,56 +66,61 @@ class User:
     Yields:
       A judge, or None where rules answer.
     """
-    if self._client is None:
-      yield None
-    else:
-      async with self._client as client:
-        yield judging.Judge(client.complete, self._num_reasks)
+    async with contextlib.AsyncExitStack() as stack:
+      for client in self._clients.values():
+        await stack.enter_async_context(client)
+      by_role = {role: c.complete for role, c in self._clients.items()}
+      if not by_role:
+        yield None
+      else:
+        yield judging.Judge(
+          by_role["user"],
+          self._settings.num_reasks,
+          by_judge=by_role.get("judge"),
+          structured=self._settings.structured,
+        )
 
   async def check(self) -> None:
-    """Asks an endpoint for one word, before anything depends on it.
+    """Asks every endpoint for one word, before anything depends on it.
+
+    A replay asks nobody.
 
     Raises:
-      types.SetupError: when it does not answer; says why.
+      types.SetupError: when one does not answer; says why.
+      types.BudgetSpent: when the budget covers no word.
     """
-    if self._client is None:
-      return
-    async with self._client as client:
-      for tries_left in reversed(range(_NUM_TRIES)):
-        try:
-          await client.complete([{"role": "user", "content": "Say: ready"}])
-          return
-        except types.FaultError as error:
-          if error.fault not in (
-            types.Fault.USER_TIMEOUT,
-            types.Fault.USER_ERROR,
-          ):
-            return  # it answered
-          if not tries_left:
-            raise types.SetupError(
-              f"the endpoint of section user must answer, got {error.detail}; "
-              "start it, or check user.base_url and user.timeout_s"
-            ) from error
+    for role, client in self._clients.items():
+      if self._shared.recording.mode == "replay":
+        return
+      async with client:
+        await _check(role, client)
 
   def take_counts(self) -> dict[str, float]:
-    """Returns what an endpoint did since the last call; {} where rules answer.
+    """Returns what endpoints did since the last call; {} where rules answer.
 
     Returns:
       user/requests (sent, retries included), user/retries, user/tokens_in,
         user/tokens_out (as the endpoint tells)
       user/failed/<fault>: questions that ended in it, once it has occurred
+      user/usd where tokens have a price; user/outages and user/outage_s, once
+        there was one; user/replayed where a recording answers
+      judge/...: the same of a judge of its own
     """
-    if self._client is None:
-      return {}
-    counts = self._client.counts
-    totals: dict[str, float] = {
-      "user/requests": counts.num_requests,
-      "user/retries": counts.num_retries,
-      "user/tokens_in": counts.num_tokens_in,
-      "user/tokens_out": counts.num_tokens_out,
-    }
-    for fault, number in counts.failures.items():
-      totals[f"user/failed/{fault}"] = number
+    totals: dict[str, float] = {}
+    for role, client in self._clients.items():
+      counts = client.counts
+      totals[f"{role}/requests"] = counts.num_requests
+      totals[f"{role}/retries"] = counts.num_retries
+      totals[f"{role}/tokens_in"] = counts.num_tokens_in
+      totals[f"{role}/tokens_out"] = counts.num_tokens_out
+      for fault, number in counts.failures.items():
+        totals[f"{role}/failed/{fault}"] = number
+      usd = self._shared.budget.of_process(role).usd
+      num_outages, outage_s = client.outages
+      optional = {"usd": usd, "outages": num_outages, "outage_s": outage_s}
+      totals |= {f"{role}/{k}": float(v) for k, v in optional.items() if v}
+    if self._clients and self._shared.recording.mode != "live":
+      totals["user/replayed"] = self._shared.recording.num_replayed
     new = {
       name: total - self._taken.get(name, 0) for name, total in totals.items()
     }
@@ -108,3 +138,36 @@ def opened(
 async def check(settings: config.User) -> None:
   """Asks an endpoint for one word; see `User.check`."""
   await User(settings).check()
+
+
+def _judging(user: config.User, judge: config.Judge) -> config.User:
+  """Returns the settings of a judge's endpoint: the user's but for its own."""
+  return dataclasses.replace(
+    user,
+    model=judge.model,
+    base_url=judge.base_url or user.base_url,
+    api_key_env=judge.api_key_env or user.api_key_env,
+    temperature=judge.temperature,
+    max_tokens=judge.max_tokens,
+    usd_per_million_in=judge.usd_per_million_in,
+    usd_per_million_out=judge.usd_per_million_out,
+  )
+
+
+async def _check(role: str, client: endpoint.Endpoint) -> None:
+  for tries_left in reversed(range(_NUM_TRIES)):
+    try:
+      await client.ping()
+      return
+    except types.FaultError as error:
+      if error.fault not in (
+        types.Fault.USER_TIMEOUT,
+        types.Fault.USER_ERROR,
+        types.Fault.USER_BUSY,
+      ):
+        return  # it answered
+      if not tries_left:
+        raise types.SetupError(
+          f"the endpoint of section {role} must answer, got {error.detail}; "
+          f"start it, or check {role}.base_url and user.timeout_s"
+        ) from error

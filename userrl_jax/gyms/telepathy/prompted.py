@@ -110,7 +110,10 @@ class PromptedUser:
     if not _key(guess) or names_several(guess, names):
       return False
     values = _values(secret) | {"guess": judging.AgentText(guess)}
-    return (await self._judge.verdict(SYSTEM, GUESS, values, _Match)).right
+    verdict = await self._judge.verdict(
+      SYSTEM, GUESS, values, _Match, by_judge=True
+    )
+    return verdict.right
 
 
 def prompted(judge: judging.Judge) -> PromptedUser:
