@@ -186,7 +186,8 @@ class Budget:
     try:
       record = json.loads(path.read_text())
       for line in record["spent"]:
-        self._spent[line.pop("role"), line.pop("gym")] = Amount(**line)
+        key = (line.pop("role"), line.pop("gym"))
+        self._spent[key] = Amount(**line)
       self._written = Amount(**record["at_most"])
     except (ValueError, TypeError, KeyError) as error:
       raise ValueError(
