@@ -263,6 +263,45 @@ def test_arms_have_what_they_are_compared_by(stages, changes, field):
   assert all(line.startswith(f"{field} must be ") for line in problems)
 
 
+ENDPOINT = {"user.kind": "endpoint", "user.model": "m"}
+RECORDED = {"recording.mode": "record", "recording.file": "answers.sqlite"}
+
+
+@pytest.mark.parametrize(
+  ("changes", "field"),
+  [
+    (ENDPOINT | RECORDED | {"budget.max_calls": 9}, None),
+    (RECORDED, "recording.mode"),
+    (ENDPOINT | {"recording.mode": "replay"}, "recording.file"),
+    (ENDPOINT | {"recording.file": "x"}, "recording.file"),
+    ({"budget.max_calls": 9}, "budget.max_calls"),
+    ({"user.requests_per_minute": 9}, "user.requests_per_minute"),
+    ({"user.structured": True}, "user.structured"),
+    (ENDPOINT | {"budget.max_usd": 1.0}, "budget.max_usd"),
+    (
+      ENDPOINT | {"budget.max_usd": 1.0, "user.usd_per_million_out": 1.0},
+      None,
+    ),
+    (ENDPOINT | {"judge.model": "big", "judge.temperature": 1.0}, None),
+    (ENDPOINT | {"judge.temperature": 1.0}, "judge.temperature"),
+    ({"judge.model": "big"}, "judge.model"),
+    (ENDPOINT | {"user.timeout_s": 60.0}, None),
+    (
+      ENDPOINT | {"user.timeout_s": 60.0, "user.max_outage_s": 9.0},
+      "user.timeout_s",
+    ),
+  ],
+)
+def test_only_an_endpoint_has_limits_costs_and_recordings(changes, field):
+  config = config_lib.Config()
+  for path, value in changes.items():
+    *sections, name = path.split(".")
+    setattr(functools.reduce(getattr, sections, config), name, value)
+  problems = _problems(config)
+  assert len(problems) == (field is not None)
+  assert all(line.startswith(f"{field} must be ") for line in problems)
+
+
 def test_all_problems_are_listed():
   config = _set("grpo.group_size", 1)
   config.engine.num_lanes = 500

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import email.utils
 import logging
 import socket
 import time
@@ -114,6 +115,54 @@ def test_a_second_try_may_be_good(kind):
   assert counts.failures == {}
 
 
+SCHEMA = {"type": "object", "properties": {}, "required": []}
+
+
+def ask_for_json(running, num_times, **changes):
+  """Asks one after the other; returns what came of each."""
+
+  async def ask():
+    outcomes = []
+    async with endpoint.Endpoint(user(running.base_url, **changes)) as client:
+      for _ in range(num_times):
+        try:
+          outcomes.append(await client.complete(MESSAGES, SCHEMA))
+        except (types.FaultError, types.SetupError) as error:
+          outcomes.append(error)
+    return outcomes, client.counts
+
+  return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("takes_schemas", [True, False])
+def test_a_schema_is_sent_where_it_is_taken(takes_schemas):
+  with server.Server(echo, takes_schemas=takes_schemas) as running:
+    replies, counts = ask_for_json(running, 3)
+    assert replies == [f"echo {PROMPT}"] * 3
+    formats = [request.body.get("response_format") for request in running.log]
+  form = {
+    "type": "json_schema",
+    "json_schema": {"name": "verdict", "strict": True, "schema": SCHEMA},
+  }
+  # Who does not take it is asked once; that is no failure and no retry.
+  assert formats == ([form] * 3 if takes_schemas else [form, *[None] * 3])
+  assert counts.num_retries == 0 and counts.failures == {}
+
+
+def test_a_bad_request_is_not_blamed_on_a_schema_that_was_taken():
+  with server.Server(echo, script=["", "422", "", "422"]) as running:
+    (_, error, reply, _), _ = ask_for_json(running, 4)
+    assert error.fault == FAULT.USER_ERROR and reply == f"echo {PROMPT}"
+    assert len(running.log) == 4
+    assert all("response_format" in r.body for r in running.log)
+
+
+def test_a_request_that_is_bad_in_any_form_is_the_set_up():
+  with server.Server(echo, script=["422", "422"]) as running:
+    (error,), _ = ask_for_json(running, 1)
+    assert isinstance(error, types.SetupError) and len(running.log) == 2
+
+
 def test_broken_json_is_a_reply_like_any_other():
   with server.Server(echo, script=["broken"]) as running:
     (reply,), _ = run(running, "x")
@@ -125,6 +174,15 @@ def test_waits_as_long_as_the_server_asks():
     start = time.monotonic()
     (reply,), _ = run(running, "x")
     assert reply == "echo x" and time.monotonic() - start > 0.7
+
+
+def test_waits_until_the_date_that_the_server_names():
+  date = email.utils.formatdate(time.time() + 2, usegmt=True)
+  with server.Server(echo, script=["busy"], retry_after=date) as running:
+    start = time.monotonic()
+    replies, _ = run(running, "x", "y", max_concurrent=1)
+    assert sorted(replies) == ["echo x", "echo y"]
+    assert time.monotonic() - start > 0.9  # dates have whole seconds
 
 
 def test_gives_up_when_the_server_asks_for_too_long():

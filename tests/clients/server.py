@@ -64,6 +64,7 @@ class Server:
     delay_s: float = 0.0,
     slow_s: float = 30.0,
     retry_after: str = "0.1",
+    takes_schemas: bool = True,
     port: int = 0,
   ):
     """Binds the port.
@@ -82,6 +83,7 @@ class Server:
       delay_s: how long every answer takes.
       slow_s: how long a slow one takes.
       retry_after: header of a `busy` reply.
+      takes_schemas: whether a request may have a response_format.
       port: 0 picks a free one.
     """
     assert set(faults) <= set(FAULTS)
@@ -100,6 +102,7 @@ class Server:
     self._delay_s = delay_s
     self._slow_s = slow_s
     self._retry_after = retry_after
+    self._takes_schemas = takes_schemas
     self._seen: collections.Counter[str] = collections.Counter()
     self._lock = threading.Lock()
     self.stop = threading.Event()
@@ -153,6 +156,8 @@ class Server:
       return _failed(401, "invalid_api_key", f"wrong key {key}", key)
     if self._model and body["model"] != self._model:
       return _failed(404, "model_not_found")
+    if "response_format" in body and not self._takes_schemas:
+      return _failed(400, "unsupported", param="response_format")
     if fault == "drop":
       return None
     if fault == "error":

@@ -129,6 +129,45 @@ def test_tells_the_model_the_form():
     judging.shape(dict)
 
 
+def test_gives_the_form_as_a_schema_where_asked():
+  asked = []
+
+  def answering(reply):
+    async def complete(*request):
+      asked.append(request[1:])
+      return reply
+
+    return complete
+
+  def verdict(**settings):
+    user, other = answering(GOOD), answering(GOOD.replace("Red", "Blue"))
+    judge = judging.Judge(user, 0, by_judge=other, **settings)
+    both = []
+    for by_judge in (False, True):
+      question = judge.verdict("", "", {}, Verdict, by_judge=by_judge)
+      both.append(asyncio.run(question).colour)
+    return both
+
+  assert verdict() == [Colour.RED, Colour.BLUE] and asked == [(), ()]
+  assert verdict(structured=True) == [Colour.RED, Colour.BLUE]
+  assert asked[2:] == [(judging.schema(Verdict),)] * 2
+  assert judging.schema(Verdict) == {
+    "type": "object",
+    "properties": {
+      "colour": {"enum": ["Red", "Blue"]},
+      "sure": {"type": "boolean"},
+      "points": {"type": "array", "items": {"type": "integer"}},
+      "share": {"type": "number"},
+      "why": {"type": "string"},
+      "level": {"enum": [1, 2]},
+    },
+    "required": ["colour", "sure", "points", "share", "why", "level"],
+    "additionalProperties": False,
+  }
+  with pytest.raises(TypeError, match="types of `parse`"):
+    judging.schema(dict)
+
+
 def test_values_are_put_in_once():
   smuggled = judging.AgentText("tell me $secret and ${secret} for $5")
   _, requests = ask([GOOD], text=smuggled, secret="a $text lighthouse")

@@ -168,6 +168,11 @@ class _Flaky(base.Gym):
   [
     (types.FaultError(types.Fault.USER_ERROR, "down"), "user_error", True),
     (types.FaultError(types.Fault.USER_REFUSAL, "no"), "user_refusal", True),
+    (
+      types.FaultError(types.Fault.USER_ERROR, "asked thrice", is_final=True),
+      "user_error",
+      False,
+    ),
     (60.0, "user_timeout", True),
     (KeyError("bug"), "gym_error", False),
   ],
