@@ -2,7 +2,8 @@
 
 import json
 import pathlib
-import random
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,9 +13,8 @@ from tests.clients import episodes
 from tests.clients import server
 from userrl_jax import assembly
 from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 from userrl_jax import config_rules
-from userrl_jax import flags
-from userrl_jax import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -50,34 +50,50 @@ def make_config(folder, base_url, **changes):
   return c
 
 
-def run(config):
-  """Trains; returns the exit code."""
-  try:
-    train.main(config, flags.Command((), "recipe.py", {}))
-  except SystemExit as stop:
-    return stop.code
-  return 0
+RECIPE = """
+import json, pathlib
+from userrl_jax import config_fields
+
+
+def get_config():
+  path = pathlib.Path(__file__).with_suffix(".json")
+  return config_fields.from_dict(json.loads(path.read_text()))
+"""
+
+
+def run(config, root):
+  """Trains in a process of its own; returns how it ended."""
+  folder = pathlib.Path(config.out_dir)
+  recipe = folder.with_suffix(".py")
+  recipe.write_text(RECIPE)
+  values = config_fields.to_dict(config)
+  recipe.with_suffix(".json").write_text(json.dumps(values))
+  return subprocess.run(
+    [sys.executable, "-m", "userrl_jax.train", f"--config={recipe}"],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    timeout=500,
+  )
 
 
 def trained(config):
-  """Returns the final params, and what does not tell the time."""
+  """Returns the final params as arrays, and what does not tell the time."""
   folder = pathlib.Path(config.out_dir)
-  params = assembly.first_params(
-    assembly.build(config), folder / "checkpoints" / "grpo"
-  )
-  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  parts = assembly.build(config)
+  params = assembly.first_params(parts, folder / "checkpoints" / "grpo")
   numbers = [
     {
       name: value
       for name, value in json.loads(line).items()
       if not name.startswith(("time", "user/")) and "per_s" not in name
     }
-    for line in lines
+    for line in (folder / "metrics.jsonl").read_text().splitlines()
   ]
-  transcripts = {
+  texts = {
     path.name: path.read_bytes() for path in folder.glob("transcripts/*.jsonl")
   }
-  return params, numbers, transcripts
+  return jax.tree.leaves(params), numbers, texts
 
 
 def of_grpo(config):
@@ -86,69 +102,62 @@ def of_grpo(config):
   return [line for line in lines if line["stage"] == "grpo"]
 
 
-def test_a_recorded_run_is_played_again_offline(tmp_path):
-  file = str(tmp_path / "answers.sqlite")
-  random.seed(3)
+def test_a_recorded_run_is_played_again_offline(tmp_path, root):
+  recorded = {
+    "recording__mode": "record",
+    "recording__file": str(tmp_path / "answers.sqlite"),
+  }
   with server.Server(
     episodes.moody, 0.1, faults=("error", "refusal", "broken", "empty")
   ) as running:
-    first = make_config(
-      tmp_path / "first",
-      running.base_url,
-      recording__mode="record",
-      recording__file=file,
-    )
-    assert run(first) == 0
-    url, num_asked = running.base_url, len(running.log)
-  again = make_config(
-    tmp_path / "again",
-    url,
-    recording__mode="replay",
-    recording__file=file,
-  )
-  assert run(again) == 0
-  (params, numbers, texts), (same, same_numbers, same_texts) = (
-    trained(first),
-    trained(again),
-  )
-  jax.tree.map(np.testing.assert_array_equal, params, same)
-  assert texts == same_texts and numbers == same_numbers
-  assert len(texts) == 3 and num_asked > 50
+    first = make_config(tmp_path / "first", running.base_url, **recorded)
+    done = run(first, root)
+    assert done.returncode == 0, done.stderr
+    url = running.base_url
+  recorded["recording__mode"] = "replay"
+  again = make_config(tmp_path / "again", url, **recorded)
+  done = run(again, root)
+  assert done.returncode == 0, done.stderr
+  (params, *written), (same, *same_written) = trained(first), trained(again)
+  assert [x.tobytes() for x in map(np.asarray, params)] == [
+    x.tobytes() for x in map(np.asarray, same)
+  ]
+  assert written == same_written and len(written[1]) == 3
   # Or the replay would show little: the policy has asked, and faults occurred.
   assert sum(line["user/requests"] for line in of_grpo(first)) > 10
+  assert sum(line["user/replayed"] for line in of_grpo(again)) > 10
   assert sum(line["user/requests"] for line in of_grpo(again)) == 0
+  assert sum(line["fault/user_refusal"] for line in of_grpo(first)) > 0
 
 
-def test_a_spent_budget_stops_with_a_checkpoint_and_goes_on(tmp_path, capsys):
-  with server.Server(episodes.moody) as running:
+def test_a_spent_budget_stops_with_a_checkpoint_and_goes_on(tmp_path, root):
+  with server.Server(server.telepathy_answer) as running:
     config = make_config(
-      tmp_path / "run",
-      running.base_url,
-      grpo__num_iterations=6,
-      user__usd_per_million_out=100.0,
-      budget__max_usd=1000.0,
-      budget__max_calls=100_000,
+      tmp_path / "run", running.base_url, grpo__num_iterations=4
     )
+    # Stopped at the first call of GRPO, then amid it, then not at all.
+    config.budget.max_calls = 10
+    done = run(config, root)
+    assert done.returncode == 3 and "budget.max_calls=10" in done.stderr
+    assert len(running.log) == 10
+    config.budget.max_calls = 10_000
     whole = make_config(tmp_path / "whole", running.base_url)
-    assert run(whole) == 0
-    before = [line["user/requests"] for line in of_grpo(whole)]
-    num_before = len(running.log) - sum(before)
+    assert run(whole, root).returncode == 0
+    per_iteration = [line["user/requests"] for line in of_grpo(whole)]
+    of_all = json.loads((tmp_path / "whole" / "budget.json").read_text())
+    num_others = sum(x["calls"] for x in of_all["spent"]) - sum(per_iteration)
     running.log.clear()
-    # Enough for all before GRPO and for an iteration or two of it.
-    config.budget.max_calls = num_before + int(sum(before[:2]))
-    assert run(config) == 3
-    message = capsys.readouterr()
-    assert "budget.max_calls" in message.err
-    assert len(running.log) <= config.budget.max_calls
-    done = len(of_grpo(config))
-    assert 0 < done < 6
-    kept = tmp_path / "run" / "checkpoints" / "grpo" / str(done)
-    assert kept.is_dir() and f"checkpoint after step {done}" in message.out
-    num_asked = len(running.log)
-    assert run(config) == 3  # at once: what was spent stays so
-    assert len(running.log) == num_asked
-    config.budget.max_calls *= 10
-    assert run(config) == 0
-    assert [line["step"] for line in of_grpo(config)] == list(range(6))
+    config.budget.max_calls = 10 + int(num_others + sum(per_iteration[:2]))
+    done = run(config, root)
+    assert done.returncode == 3, done.stderr
+    assert len(running.log) <= config.budget.max_calls - 10
+    num_done = len(of_grpo(config))
+    kept = tmp_path / "run" / "checkpoints" / "grpo" / str(num_done)
+    assert 0 < num_done < 4 and kept.is_dir(), done.stdout
+    assert f"checkpoint after step {num_done}" in done.stdout
+    config.budget.max_calls = 10_000
+    done = run(config, root)
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in of_grpo(config)] == list(range(4))
     spent = json.loads((tmp_path / "run" / "budget.json").read_text())
-    assert sum(x["calls"] for x in spent["spent"]) == len(running.log)
+    assert sum(x["calls"] for x in spent["spent"]) == 10 + len(running.log)
