@@ -85,6 +85,11 @@ class Recorder:
       f"{parts.tokenizer.vocab_size}"
     )
 
+  def tell(self, line: str) -> None:
+    """Shows a line about the run, if there is one to show."""
+    if line:
+      self._console.print(line)
+
   @flags.user_errors()
   def begin(
     self,

@@ -22,6 +22,7 @@ from userrl_jax import collecting
 from userrl_jax import config as config_lib
 from userrl_jax import evaluate
 from userrl_jax import flags
+from userrl_jax import forecast
 from userrl_jax import recorder
 from userrl_jax import report
 from userrl_jax import stages
@@ -36,6 +37,7 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
     held_out = assembly.held_out_tasks(config)
     plan = stages.plan(parts)
     run = recorder.Recorder(parts, command)
+  run.tell(forecast.text(parts, plan))
   for stage in plan:
     learn = imitate if stage.dialogues else reinforce
     params = learn(parts, run, stage)
