@@ -16,7 +16,7 @@ from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import config_rules
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]
 
 
 def make_config(folder, base_url, **changes):
@@ -73,7 +73,7 @@ def run(config, root):
     cwd=root,
     capture_output=True,
     text=True,
-    timeout=500,
+    timeout=900,
   )
 
 
