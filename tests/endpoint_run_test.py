@@ -25,7 +25,7 @@ def make_config(folder, base_url, **changes):
   c.gyms = config_lib.Gyms(
     names=("telepathy",), num_train_tasks=12, num_test_tasks=2, max_turns=3
   )
-  c.user = episodes.user(base_url, temperature=1.0)
+  c.user = episodes.user(base_url, temperature=1.0, timeout_s=30.0)
   c.rollout.max_tokens_per_turn = 24
   c.rollout.max_tokens_per_episode = 320
   c.rollout.max_invalid_share = 0.7
