@@ -54,6 +54,12 @@ class Intention:
   """What is special to the Intention gym."""
 
   patience: int = 0  # questions that uncover nothing and lose; 0 is no limit
+class Persuade:
+  """What is special to the Persuade gym."""
+
+  # The first message of levels 2 and 3 tells why the user holds the claim.
+  show_argument: bool = True
+  max_gain: int = 2  # stances, of seven, that one turn can win; 0 is no limit
 
 
 @dataclasses.dataclass
@@ -104,6 +110,7 @@ class Gyms:
   function: Function = dataclasses.field(default_factory=Function)
   intention: Intention = dataclasses.field(default_factory=Intention)
   tau: Tau = dataclasses.field(default_factory=Tau)
+  persuade: Persuade = dataclasses.field(default_factory=Persuade)
   telepathy: Telepathy = dataclasses.field(default_factory=Telepathy)
   travel: Travel = dataclasses.field(default_factory=Travel)
   turtle: Turtle = dataclasses.field(default_factory=Turtle)

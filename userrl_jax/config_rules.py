@@ -73,6 +73,7 @@ _NUMBERS = {
   "Function.answer_limit": _NOT_NEGATIVE,
   "Tau.unclosed_reward": _SHARE,
   "Intention.patience": _NOT_NEGATIVE,
+  "Persuade.max_gain": _NOT_NEGATIVE,
   "Telepathy.guess_limit": _NOT_NEGATIVE,
   "Travel.outage_every": _NOT_NEGATIVE,
   "Travel.reveal_after": _NOT_NEGATIVE,

@@ -16,6 +16,7 @@ from userrl_jax.gyms import base
 from userrl_jax.gyms import function
 from userrl_jax.gyms import intention
 from userrl_jax.gyms import judging
+from userrl_jax.gyms import persuade
 from userrl_jax.gyms import sources
 from userrl_jax.gyms import tau
 from userrl_jax.gyms import telepathy
@@ -28,6 +29,7 @@ GYMS: dict[str, ModuleType] = {
   "function": function,
   "intention": intention,
   "tau": tau,
+  "persuade": persuade,
   "telepathy": telepathy,
   "travel": travel,
   "turtle": turtle,

@@ -1,0 +1,140 @@
+"""Reads claims that UserRL released: raw JSON, or rows of its training files.
+
+A folder comes in and checked tasks go out. UserRL's raw file of claims was
+never published; its rows, in `persuasion_multiturn/*.parquet`, hold the same
+fields. Parquet needs pyarrow, which is imported only here. Whoever has neither
+can write the raw file: a list of objects with `id`, `claim` and `argument`.
+
+Rows of a test file are of split test; of all others, hashes of the claims
+choose the shares of test and dev.
+"""
+
+from collections.abc import Iterator
+import functools
+import hashlib
+import json
+import pathlib
+import re
+from typing import Any
+
+from userrl_jax import types
+from userrl_jax.gyms import sources
+from userrl_jax.gyms.persuade import gym
+
+FILE_NAME = "all_statements_refined.json"
+ROWS_FOLDER = "persuasion_multiturn"
+LEVEL = 3  # the user neither asks nor says why they hold the claim
+SHARES = {"test": 0.1, "dev": 0.05}  # the rest is train
+_MAX_CLAIM_CHARS = 300
+
+_Record = tuple[str, Any, str]  # where it is, its value, its split or ''
+
+
+def read_folder(folder: str) -> tuple[types.Task, ...]:
+  """Returns the tasks of a folder with UserRL's claims, in their order.
+
+  Rules cannot play their users: they know no points against these claims.
+
+  Args:
+    folder: holds `all_statements_refined.json`, or else the folder
+      `persuasion_multiturn` with `train.parquet`, `test.parquet` or both.
+
+  Raises:
+    ValueError: when the folder or the file is missing or has a broken record,
+      or when parquet files are there and pyarrow is not.
+  """
+  rows = pathlib.Path(folder).expanduser() / ROWS_FOLDER
+  paths = tuple(sorted(rows.glob("*.parquet"))) if rows.is_dir() else ()
+  if not (rows.parent / FILE_NAME).is_file() and paths:
+    stamps = tuple(path.stat().st_mtime_ns for path in paths)
+    return _read(paths, stamps)
+  path = sources.released_file(folder, FILE_NAME)
+  return _read((path,), (path.stat().st_mtime_ns,))
+
+
+@functools.lru_cache(maxsize=8)
+def _read(
+  paths: tuple[pathlib.Path, ...], _: tuple[int, ...]
+) -> tuple[types.Task, ...]:
+  has_test = any(path.name == "test.parquet" for path in paths)
+  shares = {k: v for k, v in SHARES.items() if k != "test" or not has_test}
+  tasks = []
+  ids: dict[str, str] = {}
+  for path in paths:
+    records = _raw if path.suffix == ".json" else _rows
+    for where, record, split in records(path):
+      for name in ("id", "claim", "argument"):
+        value = sources.field(where, record, name, str, "text")
+        if not value.strip():
+          raise ValueError(f"{where}: field {name!r} must be text, got none")
+      sources.check_id(where, record, ids, f"that of {where}")
+      claim, argument = record["claim"].strip(), record["argument"].strip()
+      if len(claim) > _MAX_CLAIM_CHARS:
+        raise ValueError(
+          f"{where}: field 'claim' must have at most {_MAX_CLAIM_CHARS} "
+          f"characters, got {len(claim)}"
+        )
+      if argument in claim:
+        raise ValueError(
+          f"{where}: field 'claim' is public and must not tell field "
+          "'argument'; reword it"
+        )
+      key = _key(claim)
+      tasks.append(
+        types.Task(
+          gym=gym.PersuadeGym.name,
+          id=record["id"],
+          split=split or _split(key, shares),
+          level=LEVEL,
+          structure=key,
+          public={"claim": claim},
+          secret=types.Secret({"argument": argument, "points": ()}),
+        )
+      )
+  return tuple(tasks)
+
+
+def _raw(path: pathlib.Path) -> Iterator[_Record]:
+  try:
+    records = json.loads(sources.text(path))
+  except ValueError as error:
+    raise ValueError(f"{path}: must be a list in JSON; {error}") from error
+  if not isinstance(records, list):
+    raise ValueError(f"{path}: must be a list of claims, got {records!r:.60}")
+  for number, record in enumerate(records, 1):
+    yield f"{path}, record {number}", record, ""
+
+
+def _rows(path: pathlib.Path) -> Iterator[_Record]:
+  """Yields what the rows of a training file say about their task."""
+  try:
+    from pyarrow import parquet
+  except ImportError as error:
+    raise ValueError(
+      f"{path}: reading parquet needs pyarrow: pip install pyarrow, or put "
+      f"the claims into {FILE_NAME}"
+    ) from error
+  try:
+    table = parquet.read_table(path, columns=["reward_model"])
+  except (OSError, ValueError) as error:
+    raise ValueError(f"{path}: must be rows of UserRL; {error}") from error
+  if table.column_names != ["reward_model"]:
+    raise ValueError(f"{path}: rows must have a column 'reward_model'")
+  split = "test" if path.name == "test.parquet" else ""
+  for number, row in enumerate(table.column("reward_model").to_pylist(), 1):
+    yield f"{path}, row {number}", row, split
+
+
+def _key(claim: str) -> str:
+  """Returns what a claim is in whatever case and punctuation."""
+  return " ".join(re.findall(r"\w+", claim.casefold()))
+
+
+def _split(key: str, shares: dict[str, float]) -> str:
+  digest = hashlib.sha256(f"persuade|{key}".encode()).digest()
+  place = int.from_bytes(digest[:8], "big") / 2**64
+  for split, share in shares.items():
+    if place < share:
+      return split
+    place -= share
+  return "train"
