@@ -79,7 +79,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-  """One turn of a debate."""
+  """One turn of a debate, with an argument that rules saw no flaw in."""
 
   worry: str  # that the argument was to answer; empty for none
   argument: str

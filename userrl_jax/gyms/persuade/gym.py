@@ -202,7 +202,10 @@ class PersuadeGym(base.Gym):
     stance = min(verdict.stance, state.stance + self._max_gain)
     best = max(state.best, stance)
     gain = stance - state.stance
-    exchange = debate.Exchange(state.worry, argument, verdict.reply, gain)
+    exchanges = state.exchanges
+    if flaw is None:  # what is flawed is no part of the debate
+      exchange = debate.Exchange(state.worry, argument, verdict.reply, gain)
+      exchanges = [*exchanges, exchange]
     reward = (best - state.best) / debate.LAST
     state = dataclasses.replace(
       state,
@@ -210,7 +213,7 @@ class PersuadeGym(base.Gym):
       best=int(best),
       worry=verdict.worry,
       used=[*state.used, *verdict.points],
-      exchanges=[*state.exchanges, exchange],
+      exchanges=exchanges,
     )
     is_won = stance == debate.LAST
     outcome = "convinced" if is_won else "moved" if gain > 0 else "unmoved"

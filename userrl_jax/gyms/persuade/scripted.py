@@ -67,39 +67,65 @@ def _says(case: debate.Case, index: int, argument: str, is_asked: bool) -> bool:
   """
   point = case.points[index]
   if is_asked:
-    return rules.contains_pattern(argument, point.groups, WINDOW)
+    return _contains(argument, point.groups, WINDOW)
   if case.level == 1:
     return False
-  return rules.contains_pattern(argument, (point.about, *point.groups), WINDOW)
+  return _contains(argument, (point.about, *point.groups), WINDOW)
+
+
+def _contains(
+  argument: str, groups: tuple[tuple[str, ...], ...], window: int
+) -> bool:
+  """Returns what `rules.contains_pattern` does, most often at once."""
+  stems = set(rules.tokens(argument))
+  if any(stems.isdisjoint(firsts) for firsts in _firsts(groups)):
+    return False
+  return rules.contains_pattern(argument, groups, window)
+
+
+@functools.lru_cache(4096)
+def _firsts(groups: tuple[tuple[str, ...], ...]) -> tuple[frozenset[str], ...]:
+  """Returns the first words of each group's phrases."""
+  return tuple(frozenset(rules.tokens(p)[0] for p in g) for g in groups)
 
 
 def _is_list(case: debate.Case, argument: str) -> bool:
   """Returns whether an argument names so much that it argues nothing."""
+  stems = set(rules.tokens(argument))
   if case.level == 1:
-    concepts = _level_1_words().concepts(argument)
-    kinds = [concept.partition(":")[0] for concept in concepts]
+    words = _level_1_words()
+    kinds = [kind for kind, _ in {words[s] for s in stems if s in words}]
     return max(map(kinds.count, kinds), default=0) > 1
   num_points = sum(
-    rules.contains_pattern(argument, point.groups, manners.MAX_WORDS)
+    _contains(argument, point.groups, manners.MAX_WORDS)
     for point in case.points
   )
-  return num_points > MAX_POINTS or len(_about(argument)) > MAX_ABOUT
+  about = {_aspects()[stem] for stem in stems if stem in _aspects()}
+  return num_points > MAX_POINTS or len(about) > MAX_ABOUT
 
 
 @functools.cache
-def _level_1_words() -> rules.Lexicon:
-  """Returns the things and worries of level 1; a reason names its worry."""
-  found = {f"thing:{thing}": [thing] for thing in debate.things()}
+def _level_1_words() -> dict[str, tuple[str, str]]:
+  """Returns what the words of level 1 name; a reason names its worry."""
+  found = {
+    stem: ("thing", thing)
+    for thing in debate.things()
+    for stem in rules.tokens(thing)
+  }
   for worry in debate.worries().values():
-    found[f"worry:{worry.adjective}"] = [*worry.phrases, *worry.reasons]
-  return rules.Lexicon(found)
+    for phrase in (*worry.phrases, *worry.reasons):
+      for stem in rules.tokens(phrase):
+        assert stem not in found, phrase
+        found[stem] = ("worry", worry.adjective)
+  return found
 
 
 @functools.cache
-def _aspects() -> rules.Lexicon:
-  aspects = debate.words("aspects")
-  return rules.Lexicon({k: item["phrases"] for k, item in aspects.items()})
-
-
-def _about(argument: str) -> tuple[str, ...]:
-  return _aspects().concepts(argument)
+def _aspects() -> dict[str, str]:
+  """Returns the aspect that each word of the whole gym's aspects names."""
+  return {
+    stem: name
+    for name, item in debate.words("aspects").items()
+    for phrase in item["phrases"]
+    for stem in rules.tokens(phrase)
+  }
