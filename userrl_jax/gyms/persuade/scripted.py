@@ -115,8 +115,8 @@ def _level_1_words() -> dict[str, tuple[str, str]]:
   for worry in debate.worries().values():
     for phrase in (*worry.phrases, *worry.reasons):
       for stem in rules.tokens(phrase):
-        assert stem not in found, phrase
-        found[stem] = ("worry", worry.adjective)
+        concept = ("worry", worry.adjective)
+        assert found.setdefault(stem, concept) == concept, phrase
   return found
 
 
