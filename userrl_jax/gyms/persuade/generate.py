@@ -22,7 +22,7 @@ from userrl_jax import types
 from userrl_jax.gyms import sources
 from userrl_jax.gyms.persuade import debate
 
-LEVELS = sources.LEVELS
+SPLITS, LEVELS = sources.SPLITS, sources.LEVELS
 NUM_WORRIES = 3  # of level 1; each moves the user two stances of six
 NUM_POINTS = (5, 6)  # of other levels
 NUM_DEV_SETS = 2  # of each thing's ten sets of worries that are not of test
