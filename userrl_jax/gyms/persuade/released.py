@@ -56,42 +56,54 @@ def read_folder(folder: str) -> tuple[types.Task, ...]:
 def _read(
   paths: tuple[pathlib.Path, ...], _: tuple[int, ...]
 ) -> tuple[types.Task, ...]:
-  has_test = any(path.name == "test.parquet" for path in paths)
-  shares = {k: v for k, v in SHARES.items() if k != "test" or not has_test}
-  tasks = []
+  found = []
   ids: dict[str, str] = {}
   for path in paths:
     records = _raw if path.suffix == ".json" else _rows
     for where, record, split in records(path):
-      for name in ("id", "claim", "argument"):
-        value = sources.field(where, record, name, str, "text")
-        if not value.strip():
-          raise ValueError(f"{where}: field {name!r} must be text, got none")
+      _check(where, record)
       sources.check_id(where, record, ids, f"that of {where}")
-      claim, argument = record["claim"].strip(), record["argument"].strip()
-      if len(claim) > _MAX_CLAIM_CHARS:
-        raise ValueError(
-          f"{where}: field 'claim' must have at most {_MAX_CLAIM_CHARS} "
-          f"characters, got {len(claim)}"
-        )
-      if argument in claim:
-        raise ValueError(
-          f"{where}: field 'claim' is public and must not tell field "
-          "'argument'; reword it"
-        )
-      key = _key(claim)
-      tasks.append(
-        types.Task(
-          gym=gym.PersuadeGym.name,
-          id=record["id"],
-          split=split or _split(key, shares),
-          level=LEVEL,
-          structure=key,
-          public={"claim": claim},
-          secret=types.Secret({"argument": argument, "points": ()}),
-        )
-      )
-  return tuple(tasks)
+      found.append((record, split))
+  has_test = any(path.name == "test.parquet" for path in paths)
+  shares = {k: v for k, v in SHARES.items() if k != "test" or not has_test}
+  homes = _splits({_key(r["claim"]) for r, split in found if not split}, shares)
+  return tuple(
+    types.Task(
+      gym=gym.PersuadeGym.name,
+      id=record["id"],
+      split=split or homes[_key(record["claim"])],
+      level=LEVEL,
+      structure=_key(record["claim"]),
+      public={"claim": record["claim"].strip()},
+      secret=types.Secret(
+        {"argument": record["argument"].strip(), "points": ()}
+      ),
+    )
+    for record, split in found
+  )
+
+
+def _check(where: str, record: Any) -> None:
+  """Checks the fields of a record.
+
+  Raises:
+    ValueError: when one is not what it should be.
+  """
+  for name in ("id", "claim", "argument"):
+    value = sources.field(where, record, name, str, "text")
+    if not value.strip():
+      raise ValueError(f"{where}: field {name!r} must be text, got none")
+  claim = record["claim"]
+  if len(claim) > _MAX_CLAIM_CHARS:
+    raise ValueError(
+      f"{where}: field 'claim' must have at most {_MAX_CLAIM_CHARS} "
+      f"characters, got {len(claim)}"
+    )
+  if record["argument"].strip() in claim:
+    raise ValueError(
+      f"{where}: field 'claim' is public and must not tell field 'argument'; "
+      "reword it"
+    )
 
 
 def _raw(path: pathlib.Path) -> Iterator[_Record]:
@@ -117,9 +129,9 @@ def _rows(path: pathlib.Path) -> Iterator[_Record]:
   try:
     table = parquet.read_table(path, columns=["reward_model"])
   except (OSError, ValueError) as error:
-    raise ValueError(f"{path}: must be rows of UserRL; {error}") from error
-  if table.column_names != ["reward_model"]:
-    raise ValueError(f"{path}: rows must have a column 'reward_model'")
+    raise ValueError(
+      f"{path}: must be rows of UserRL, with a column 'reward_model'; {error}"
+    ) from error
   split = "test" if path.name == "test.parquet" else ""
   for number, row in enumerate(table.column("reward_model").to_pylist(), 1):
     yield f"{path}, row {number}", row, split
@@ -130,11 +142,14 @@ def _key(claim: str) -> str:
   return " ".join(re.findall(r"\w+", claim.casefold()))
 
 
-def _split(key: str, shares: dict[str, float]) -> str:
-  digest = hashlib.sha256(f"persuade|{key}".encode()).digest()
-  place = int.from_bytes(digest[:8], "big") / 2**64
+def _splits(keys: set[str], shares: dict[str, float]) -> dict[str, str]:
+  """Returns the split of each claim; the order of hashes fills the shares."""
+  digest = lambda key: hashlib.sha256(f"persuade|{key}".encode()).digest()
+  order = sorted(keys, key=digest)
+  splits = dict.fromkeys(order, "train")
+  start = 0
   for split, share in shares.items():
-    if place < share:
-      return split
-    place -= share
-  return "train"
+    stop = start + round(share * len(order))
+    splits |= dict.fromkeys(order[start:stop], split)
+    start = stop
+  return splits
