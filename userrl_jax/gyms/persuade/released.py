@@ -5,8 +5,9 @@ never published; its rows, in `persuasion_multiturn/*.parquet`, hold the same
 fields. Parquet needs pyarrow, which is imported only here. Whoever has neither
 can write the raw file: a list of objects with `id`, `claim` and `argument`.
 
-Rows of a test file are of split test; of all others, hashes of the claims
-choose the shares of test and dev.
+UserRL splits rows, and its 378 of train hold but 61 claims, each with several
+arguments. Here a claim is of one split: rows of a test file are of test, and of
+all others the order of the claims' hashes fills the shares of test and dev.
 """
 
 from collections.abc import Iterator
