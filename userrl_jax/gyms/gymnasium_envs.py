@@ -66,7 +66,7 @@ class TextEnv(gymnasium.Env[str, str]):
   tells an agent the rules.
   """
 
-  metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium wants it so)
+  metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as theirs)
 
   def __init__(
     self,
