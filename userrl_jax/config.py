@@ -54,6 +54,9 @@ class Intention:
   """What is special to the Intention gym."""
 
   patience: int = 0  # questions that uncover nothing and lose; 0 is no limit
+
+
+@dataclasses.dataclass
 class Persuade:
   """What is special to the Persuade gym."""
 
@@ -109,8 +112,8 @@ class Gyms:
   reward_profile: str = "default"
   function: Function = dataclasses.field(default_factory=Function)
   intention: Intention = dataclasses.field(default_factory=Intention)
-  tau: Tau = dataclasses.field(default_factory=Tau)
   persuade: Persuade = dataclasses.field(default_factory=Persuade)
+  tau: Tau = dataclasses.field(default_factory=Tau)
   telepathy: Telepathy = dataclasses.field(default_factory=Telepathy)
   travel: Travel = dataclasses.field(default_factory=Travel)
   turtle: Turtle = dataclasses.field(default_factory=Turtle)

@@ -28,8 +28,8 @@ SPLITS = sources.SPLITS
 GYMS: dict[str, ModuleType] = {
   "function": function,
   "intention": intention,
-  "tau": tau,
   "persuade": persuade,
+  "tau": tau,
   "telepathy": telepathy,
   "travel": travel,
   "turtle": turtle,
