@@ -1,7 +1,7 @@
 """From a random model to an agent that plays three gyms, on a laptop.
 
 A random Qwen3 of 0.9 million parameters learns the format of dialogues, then
-Function, Telepathy and Travel from demonstrations in which one turn in three is
+Function, Telepathy and Travel from demonstrations in which one turn in four is
 a random move, then gets better by its own play.
 
 Command:   bash launch/quickstart.sh
@@ -42,7 +42,7 @@ def get_config() -> config_lib.Config:
   )
   c.base.optimizer = muon(learning_rate=3e-3)
   c.cold_start = config_lib.ColdStart(
-    num_steps=640, num_tries=1, noise=0.35, episodes_per_step=12
+    num_steps=640, num_tries=1, noise=0.25, episodes_per_step=12
   )
   c.cold_start.optimizer = muon(learning_rate=2e-3, schedule="cosine")
   c.grpo.num_iterations = 40
