@@ -49,6 +49,7 @@ _IN_PROMPTS = (
   "gyms.function.",
   "gyms.intention.",
   "gyms.tau.",
+  "gyms.search.",
   "gyms.telepathy.",
   "gyms.travel.",
   "gyms.turtle.",

@@ -63,6 +63,15 @@ class Persuade:
   # The first message of levels 2 and 3 tells why the user holds the claim.
   show_argument: bool = True
   max_gain: int = 2  # stances, of seven, that one turn can win; 0 is no limit
+class Search:
+  """What is special to the Search gym."""
+
+  answer_limit: int = 3  # wrong answers that lose; 0 is no limit
+  search_limit: int = 5  # searches of an episode; 0 is no limit
+  source: str = "corpus"  # of pages: corpus (the gym's own), or web
+  web_url: str = "https://google.serper.dev/search"
+  api_key_env: str = "SERPER_API_KEY"  # web: variable of the environment
+  timeout_s: float = 10.0  # web: one search, with all its tries
 
 
 @dataclasses.dataclass
@@ -114,6 +123,7 @@ class Gyms:
   intention: Intention = dataclasses.field(default_factory=Intention)
   persuade: Persuade = dataclasses.field(default_factory=Persuade)
   tau: Tau = dataclasses.field(default_factory=Tau)
+  search: Search = dataclasses.field(default_factory=Search)
   telepathy: Telepathy = dataclasses.field(default_factory=Telepathy)
   travel: Travel = dataclasses.field(default_factory=Travel)
   turtle: Turtle = dataclasses.field(default_factory=Turtle)

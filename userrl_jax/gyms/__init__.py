@@ -17,6 +17,7 @@ from userrl_jax.gyms import function
 from userrl_jax.gyms import intention
 from userrl_jax.gyms import judging
 from userrl_jax.gyms import persuade
+from userrl_jax.gyms import search
 from userrl_jax.gyms import sources
 from userrl_jax.gyms import tau
 from userrl_jax.gyms import telepathy
@@ -30,6 +31,7 @@ GYMS: dict[str, ModuleType] = {
   "intention": intention,
   "persuade": persuade,
   "tau": tau,
+  "search": search,
   "telepathy": telepathy,
   "travel": travel,
   "turtle": turtle,
