@@ -147,7 +147,8 @@ def _family(question: questions.Question) -> str:
   Below, it is the first relation, which many questions share.
   """
   first = question.shape.split()[0]
-  return f"{question.level}: {'on' if '.' in first and question.level == 3 else first}"
+  is_row = question.level == 3 and "." in first
+  return f"begins with {'a row' if is_row else first}"
 
 
 def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
