@@ -123,7 +123,7 @@ def test_level_1_shows_three_towns_and_one_line_each():
 
 
 def test_two_hops_need_two_searches():
-  gym, steps = play(
+  _, steps = play(
     "search Which river runs past the town that holds Candle Week?",
     "search river past Pemsey",
     "answer it is the Soller",
