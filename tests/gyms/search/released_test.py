@@ -14,7 +14,7 @@ from userrl_jax.gyms.search import index
 from userrl_jax.gyms.search import oracle
 from userrl_jax.gyms.search import released
 
-RECORD = {"id": "q-1", "question": "Who wrote it?", "answer": "Ann Example"}
+RECORD = {"id": "q-1", "question": "Who wrote it?", "answer": "Ann Example "}
 
 
 class Letters:

@@ -74,9 +74,9 @@ def _read_released(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
         SPLIT,
         LEVEL,
         record["id"],
-        record["question"],
-        record["answer"],
-        (record["question"],),
+        record["question"].strip(),
+        record["answer"].strip(),  # one of UserRL's ends with a blank
+        (record["question"].strip(),),
         world.WEB,
       )
     )
