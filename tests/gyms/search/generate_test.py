@@ -29,8 +29,8 @@ def test_there_are_enough_tasks_of_level_1_for_a_run():
   train = generate.tasks(0, (1,), "train", 4000)
   assert len({task.public["question"] for task in train}) == 4000
   words = {w for t in train for w in t.public["question"].split()}
-  assert len(words) < 90
-  for split, count in (("fresh", 500), ("dev", 500), ("test", 1000)):
+  assert len(words) < 70
+  for split, count in (("fresh", 400), ("dev", 400), ("test", 900)):
     assert len(generate.tasks(0, (1,), split, count)) == count
 
 
@@ -49,7 +49,7 @@ def test_splits_share_no_structure_and_fresh_no_task():
       homes[task.structure].add(split)
   assert all(len(splits) == 1 for splits in homes.values())
   assert {"train", "dev", "test"} == set().union(*homes.values())
-  for level, count in ((1, 600), (2, 12), (3, 12)):
+  for level, count in ((1, 400), (2, 12), (3, 12)):
     train = generate.tasks(5, (level,), "train", 150 if level > 1 else 4000)
     fresh = generate.tasks(6, (level,), "fresh", count)
     texts = {task.public["question"] for task in train}

@@ -256,13 +256,13 @@ def test_guessing_people_earns_little():
   people = world.lexicon()["towns"]["people"]
   score = 0.0
   for number, task in enumerate(gyms.load_tasks("search", settings, "test", 1)):
-    guesses = iter(people[number % 40 :])
+    guesses = iter(people[number % 29 :])
     score += contract.play(
       gyms.make("search", settings),
       task,
       lambda texts, guesses=guesses: types.Action("answer", next(guesses)),
     ).score
-  assert score / 300 < 0.12
+  assert score / 300 < 0.15
 
 
 def test_steps_are_fast():

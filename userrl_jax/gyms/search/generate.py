@@ -1,6 +1,6 @@
 """Tasks of the Search gym from a seed: a question, and where its answer is.
 
-Level 1 asks for one of six people of one of 1280 towns (`world.TOWNS`), which
+Level 1 asks for one of twelve people of one of 609 towns (`world.TOWNS`), whom
 one search shows in so many words. Levels 2 and 3 are the questions of
 `questions.sound` about the eight regions of `world.WORLD`; so is all of the
 pack, whose level 1 asks for one fact of a region. Splits are made by sub-graph:

@@ -83,7 +83,7 @@ def aliases(value: str) -> tuple[str, ...]:
 
 
 def _towns() -> list[Passage]:
-  """Returns the towns, each with six people of six professions."""
+  """Returns the towns, each with one person of every profession."""
   words = lexicon()["towns"]
   found = []
   for first, second in itertools.product(words["first"], words["second"]):
