@@ -63,6 +63,9 @@ class Persuade:
   # The first message of levels 2 and 3 tells why the user holds the claim.
   show_argument: bool = True
   max_gain: int = 2  # stances, of seven, that one turn can win; 0 is no limit
+
+
+@dataclasses.dataclass
 class Search:
   """What is special to the Search gym."""
 
@@ -122,8 +125,8 @@ class Gyms:
   function: Function = dataclasses.field(default_factory=Function)
   intention: Intention = dataclasses.field(default_factory=Intention)
   persuade: Persuade = dataclasses.field(default_factory=Persuade)
-  tau: Tau = dataclasses.field(default_factory=Tau)
   search: Search = dataclasses.field(default_factory=Search)
+  tau: Tau = dataclasses.field(default_factory=Tau)
   telepathy: Telepathy = dataclasses.field(default_factory=Telepathy)
   travel: Travel = dataclasses.field(default_factory=Travel)
   turtle: Turtle = dataclasses.field(default_factory=Turtle)
