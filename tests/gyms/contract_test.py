@@ -55,7 +55,6 @@ def test_hacks_leave_the_game_open_where_guesses_are_free(name):
     telepathy=config.Telepathy(guess_limit=0),
     turtle=config.Turtle(answer_limit=0),
     search=config.Search(answer_limit=0),
-    telepathy=config.Telepathy(guess_limit=0),
   )
   for task in gyms.load_tasks(name, settings, "test", seed=3)[:5]:
     for hack in gyms.hacks(name)(task):
