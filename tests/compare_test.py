@@ -9,7 +9,7 @@ from userrl_jax import compare
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import run_folder
-from userrl_jax import statistics
+from userrl_jax import scorecard
 from userrl_jax import types
 
 GAINS = {"base": 0.0, "cold_start": 0.4, "grpo": 0.7, "continued": 0.5}
@@ -48,7 +48,7 @@ def make_run(folder, seed, group_size=8, commit="abc"):
   rng = np.random.default_rng(seed)
   ease = rng.uniform(0, 0.2, (2, 20))
   for stage, gain in GAINS.items():
-    summary = statistics.evaluation_summary(
+    summary = scorecard.evaluation_summary(
       [
         _trajectory(gym, split, i, ease[g, i] + gain - 0.1 * (split == "test"))
         for g, gym in enumerate(("function", "travel"))

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from userrl_jax import console
-from userrl_jax import statistics
+from userrl_jax import scorecard
 
 
 class Terminal(io.StringIO):
@@ -113,13 +113,13 @@ def test_markup_in_a_text_is_only_text():
 
 
 def test_table_of_evaluations():
-  dead = statistics.GymEvaluation(
+  dead = scorecard.GymEvaluation(
     None, None, None, None, 4, 4, None, 4, 0.0, 1.0, {}
   )
-  alive = statistics.GymEvaluation(
+  alive = scorecard.GymEvaluation(
     0.5, 0.4, 0.61, 0.33, 10, 20, 2.5, 1, 0.45, 0.55, {}
   )
-  summary = statistics.Evaluation(
+  summary = scorecard.Evaluation(
     "grpo",
     1.0,
     {"function": alive, "tau": dead},
@@ -139,11 +139,11 @@ def test_table_of_evaluations():
 
 def test_table_tells_splits_and_the_mean_of_gyms():
   def gym(score):
-    return statistics.GymEvaluation(
+    return scorecard.GymEvaluation(
       score, 0.1, 0.9, 0.3, 10, 20, 2.5, 1, 0.45, 0.55, {}
     )
 
-  summary = statistics.Evaluation(
+  summary = scorecard.Evaluation(
     "grpo",
     1.0,
     {"function": gym(0.5), "travel": gym(0.7)},

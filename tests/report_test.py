@@ -15,6 +15,7 @@ from userrl_jax import config
 from userrl_jax import config_fields
 from userrl_jax import metrics
 from userrl_jax import report
+from userrl_jax import scorecard
 from userrl_jax import statistics
 from userrl_jax import types
 
@@ -86,7 +87,7 @@ def make_run(folder: pathlib.Path) -> pathlib.Path:
         writers.write(stage, step, numbers, time_s=60.0 * step)
   for stage in stages:
     trajectories = [make_trajectory(stage, n) for n in range(NUM_TASKS)]
-    summary = statistics.evaluation_summary(trajectories, stage, 1.0, seed=0)
+    summary = scorecard.evaluation_summary(trajectories, stage, 1.0, seed=0)
     (folder / "evaluations").mkdir(exist_ok=True)
     (folder / "evaluations" / f"{stage}.json").write_text(json.dumps(summary))
     path = folder / "transcripts" / f"evaluation_{stage}.jsonl"
@@ -310,7 +311,7 @@ def test_a_comparison_of_gyms_and_arms_reads_well(tmp_path):
       for n in range(num_tasks)
       for t in [make_trajectory("base", n, gym)]
     ]
-    summary = statistics.evaluation_summary(played, stage, 1.0, seed=0)
+    summary = scorecard.evaluation_summary(played, stage, 1.0, seed=0)
     path = tmp_path / "evaluations" / f"{stage}.json"
     path.write_text(json.dumps(summary))
     path = tmp_path / "transcripts" / f"evaluation_{stage}.jsonl"

@@ -1,41 +1,11 @@
-"""Intervals against brute force, hand-worked summaries, and coverage."""
+"""Intervals and paired tests against brute force, and coverage."""
 
-import json
+import itertools
 
 import numpy as np
 import pytest
 
 from userrl_jax import statistics
-from userrl_jax import types
-
-
-def make_trajectory(
-  task_id: str,
-  rewards: list[float],
-  member: int = 0,
-  fault: types.Fault = types.Fault.OK,
-  gym: str = "function",
-  info: dict | None = None,
-  split: str = "test",
-  max_score: float = 1.0,
-) -> types.Trajectory:
-  task = types.Task(gym, task_id, split, 1, "s", {}, types.Secret({}))
-  turns = tuple(
-    types.Turn("x", types.Action("answer", "1"), "no", r, info=info or {})
-    for r in rewards
-  )
-  return types.Trajectory(
-    task=task,
-    member=member,
-    iteration=0,
-    token_ids_T=np.zeros(0, np.int32),
-    logprobs_T=np.zeros(0, np.float32),
-    turn_ids_T=np.zeros(0, np.int32),
-    turns=turns,
-    stop_reason=types.StopReason.TERMINATED,
-    fault=fault,
-    max_score=max_score,
-  )
 
 
 def naive_bootstrap(values, seed, num_resamples, confidence):
@@ -126,78 +96,6 @@ def test_paired_difference_agrees_with_brute_force():
   np.testing.assert_allclose([got.mean, got.low, got.high], want, atol=1e-12)
 
 
-def test_summary_of_hand_worked_episodes():
-  invalid = types.Fault.USER_TIMEOUT
-  summary = statistics.evaluation_summary(
-    [
-      make_trajectory("b", [0.0, 0.0, 0.0], member=1),
-      make_trajectory("b", [0.25, 0.25], member=0),
-      make_trajectory("a", [0.0, 1.0], member=0),
-      make_trajectory("a", [], member=1, fault=invalid),
-    ],
-    stage="grpo",
-    temperature=1,
-    seed=0,
-  )
-  gym = summary["gyms"]["function"]
-  assert gym["scores_by_task"] == {"a": [1.0, None], "b": [0.5, 0.0]}
-  assert gym["score"] == pytest.approx((1.0 + 0.25) / 2)
-  assert gym["score_if_invalid_0"] == pytest.approx((0.5 + 0.25) / 2)
-  assert gym["score_if_invalid_1"] == pytest.approx((1.0 + 0.25) / 2)
-  assert gym["success"] == pytest.approx((1.0 + 0.0) / 2)
-  assert gym["turns"] == pytest.approx((2 + 3 + 2) / 3)
-  assert (gym["num_tasks"], gym["num_attempts"], gym["invalid"]) == (2, 4, 1)
-  assert summary["macro"] == {k: gym[k] for k in ("score", "low", "high")}
-  text = json.dumps(summary, allow_nan=False)
-  again = statistics.Evaluation.from_dict(json.loads(text))
-  assert again.to_dict() == summary
-  assert again.gyms["function"].invalid == 1
-
-
-def test_summary_of_two_gyms_and_of_a_dead_one():
-  alive = [
-    make_trajectory(f"t{i}", [float(i % 2)], gym=gym)
-    for gym in ("function", "travel")
-    for i in range(30)
-  ]
-  summary = statistics.evaluation_summary(alive, "base", 1.0, seed=0)
-  macro, one = summary["macro"], summary["gyms"]["function"]
-  assert macro["score"] == pytest.approx(0.5)
-  # Two independent gyms of equal spread: narrower by sqrt(2).
-  ratio = (one["high"] - one["low"]) / (macro["high"] - macro["low"])
-  assert 1.2 < ratio < 1.7
-  dead = make_trajectory("x", [], fault=types.Fault.GYM_ERROR, gym="tau")
-  summary = statistics.evaluation_summary([*alive, dead], "s", 1.0, 0)
-  assert summary["gyms"]["tau"]["score"] is None
-  assert summary["gyms"]["tau"]["score_if_invalid_1"] == 1.0
-  assert summary["macro"]["score"] is None
-
-
-def test_splits_are_also_summarised_apart():
-  summary = statistics.evaluation_summary(
-    [
-      make_trajectory("a", [1.0], split="fresh"),
-      make_trajectory("b", [0.0], split="fresh"),
-      make_trajectory("c", [0.25]),
-      make_trajectory("d", [3.0], gym="travel", max_score=4.0),
-    ],
-    "grpo",
-    1.0,
-    seed=0,
-  )
-  score = lambda gyms: {name: gym["score"] for name, gym in gyms.items()}
-  assert score(summary["splits"]["fresh"]) == {"function": 0.5}
-  assert score(summary["splits"]["test"]) == {"function": 0.25, "travel": 0.75}
-  assert score(summary["gyms"]) == {
-    "function": pytest.approx(1.25 / 3),
-    "travel": 0.75,
-  }
-  again = statistics.Evaluation.from_dict(json.loads(json.dumps(summary)))
-  assert again.to_dict() == summary
-  assert again.scores["travel"] == {"d": [0.75]}
-  assert again.split_scores("fresh") == {"function": {"a": [1.0], "b": [0.0]}}
-
-
 def test_macro_difference_weighs_gyms_and_runs_equally():
   many = {f"t{i}": [0.0] for i in range(9)}
   few = {"x": [0.5], "y": [0.5]}
@@ -253,21 +151,87 @@ def test_macro_difference_of_three_runs_covers_the_truth():
   assert 0.91 <= hits / 300 <= 0.99
 
 
-def test_success_is_the_gyms_word_else_a_full_reward():
-  assert statistics.is_success(make_trajectory("a", [0.4, 0.6]))
-  assert not statistics.is_success(make_trajectory("a", [0.4, 0.5]))
-  said = make_trajectory("a", [0.1], info={"success": True})
-  assert statistics.is_success(said)
-  denied = make_trajectory("a", [1.0], info={"success": False})
-  assert not statistics.is_success(denied)
-  assert not statistics.is_success(make_trajectory("a", []))
+def test_many_measures_are_resampled_as_one_is():
+  rng = np.random.default_rng(1)
+  values = lambda tasks: {f"t{i:02}": rng.random(2).tolist() for i in tasks}
+  measures = {
+    "a": values(range(9)),
+    "b": values(range(9)),
+    "none": {"x": [None]},
+  }
+  measures["fewer"] = {**values(range(7)), "t07": [None, None]}
+  got = statistics.bootstrap_means(measures, seed=3, num_resamples=400)
+  assert list(got) == ["a", "b", "fewer"]
+  for name, (mean, resampled) in got.items():
+    means = [sum(v) / 2 for v in measures[name].values() if None not in v]
+    want = naive_bootstrap(means, 3, 400, 0.95)
+    assert (mean, *statistics.ends(resampled)) == pytest.approx(want, abs=1e-9)
 
 
-def test_summary_errors():
-  with pytest.raises(ValueError, match="got none"):
-    statistics.evaluation_summary([], "base", 1.0, 0)
-  twice = [make_trajectory("a", [1.0]), make_trajectory("a", [0.0])]
-  with pytest.raises(ValueError, match="0 twice for function/a"):
-    statistics.evaluation_summary(twice, "base", 1.0, 0)
-  with pytest.raises(ValueError, match="fields of Evaluation"):
-    statistics.Evaluation.from_dict({"stage": "base"})
+def naive_sign_p(differences):
+  """Counts every pattern of signs, one at a time."""
+  signs = [d > 0 for d in differences if d]
+  uneven = lambda pattern: abs(2 * sum(pattern) - len(pattern))
+  patterns = list(itertools.product((0, 1), repeat=len(signs)))
+  return sum(uneven(p) >= uneven(signs) for p in patterns) / len(patterns)
+
+
+def naive_permutation_p(differences):
+  seen = abs(sum(differences))
+  patterns = list(itertools.product((-1, 1), repeat=len(differences)))
+  sums = [abs(sum(s * d for s, d in zip(p, differences))) for p in patterns]
+  return sum(x >= seen - 1e-9 for x in sums) / len(patterns)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_paired_tests_agree_with_brute_force(seed):
+  rng = np.random.default_rng(seed)
+  tasks = [f"t{i:02}" for i in range(rng.integers(1, 11))]
+  draw = lambda: {t: (rng.integers(0, 4, 2) / 4).tolist() for t in tasks}
+  a, b = draw(), draw()
+  a[tasks[-1]][0] = None  # of the pair only the other attempt counts
+  got = statistics.paired_test(a, b, seed=seed, num_resamples=200)
+  differences = [
+    float(np.mean([y - x for x, y in zip(a[t], b[t]) if x is not None]))
+    for t in tasks
+  ]
+  interval = got.difference
+  assert (interval.mean, interval.low, interval.high) == pytest.approx(
+    naive_bootstrap(differences, seed, 200, 0.95), abs=1e-9
+  )
+  assert got.num_better == sum(d > 0 for d in differences)
+  assert got.num_worse == sum(d < 0 for d in differences)
+  assert got.num_better + got.num_worse + got.num_equal == len(tasks)
+  assert got.sign_p == pytest.approx(naive_sign_p(differences), abs=1e-9)
+  assert got.permutation_p == pytest.approx(
+    naive_permutation_p(differences), abs=1e-9
+  )
+
+
+def test_paired_tests_by_hand():
+  assert statistics.sign_test(7, 1) == pytest.approx(18 / 256, abs=1e-9)
+  assert statistics.sign_test(0, 0) == statistics.sign_test(3, 3) == 1.0
+  ones = np.ones(3)
+  assert statistics.permutation_test(ones) == 2 / 8
+  assert statistics.permutation_test(np.zeros(4)) == 1.0
+  with pytest.raises(ValueError, match="got 1 and 2 at x"):
+    statistics.paired_test({"x": [1.0]}, {"x": [1.0, 0.0]})
+  with pytest.raises(ValueError, match="none in 1 common"):
+    statistics.paired_test({"x": [None], "y": [1.0]}, {"x": [1.0]})
+
+
+def test_drawn_sign_patterns_are_near_the_exact_p(monkeypatch):
+  values = np.random.default_rng(5).normal(0.4, 1.0, 12)
+  exact = statistics.permutation_test(values)
+  monkeypatch.setattr(statistics, "_MAX_EXACT", 3)
+  drawn = statistics.permutation_test(values, seed=1)
+  assert drawn != exact
+  assert drawn == pytest.approx(exact, abs=4 * (exact / 10_000) ** 0.5)
+  monkeypatch.setattr(statistics, "_MAX_DRAWS", 12 * 7)
+  assert statistics.permutation_test(values, seed=1) == drawn
+
+
+def test_a_test_without_effect_is_rarely_sure():
+  rng = np.random.default_rng(11)
+  ps = [statistics.permutation_test(rng.normal(0, 1, 10)) for _ in range(400)]
+  assert 0.02 < np.mean(np.array(ps) <= 0.05) < 0.085

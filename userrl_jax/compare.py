@@ -19,6 +19,7 @@ import numpy as np
 
 from userrl_jax import config_fields
 from userrl_jax import run_folder
+from userrl_jax import scorecard
 from userrl_jax import statistics
 
 SUBJECT = "grpo"  # the stage that all others are compared with
@@ -222,7 +223,7 @@ def _mean(values: Iterable[Any]) -> float:
   return float(np.mean(list(values)))
 
 
-def _dead_gyms(evaluation: statistics.Evaluation) -> list[str]:
+def _dead_gyms(evaluation: scorecard.Evaluation) -> list[str]:
   """Returns the gyms in which an evaluation has nothing to tell from."""
   parts = [evaluation.gyms, *evaluation.splits.values()]
   return sorted(

@@ -69,7 +69,7 @@ class Console:
     self.print(rich.text.Text.assemble(*parts))
 
   def show_table(self, summaries: Sequence[Mapping[str, Any]]) -> None:
-    """Prints evaluations, as `statistics.evaluation_summary` gives them."""
+    """Prints evaluations, as `scorecard.evaluation_summary` gives them."""
     table = rich.table.Table(box=rich.box.SIMPLE)
     for name in ("stage", "gym", "score", "95% interval", "success", "turns"):
       table.add_column(name)

@@ -17,7 +17,7 @@ from userrl_jax import collecting
 from userrl_jax import config as config_lib
 from userrl_jax import flags
 from userrl_jax import recorder
-from userrl_jax import statistics
+from userrl_jax import scorecard
 from userrl_jax import types
 from userrl_jax.inference import sampling
 from userrl_jax.models import qwen3
@@ -58,7 +58,7 @@ def evaluate(
     stage: name of the result's file.
 
   Returns:
-    The summary that `statistics.evaluation_summary` makes; also written, with
+    The summary that `scorecard.evaluation_summary` makes; also written, with
     its transcripts, into the run's folder.
   """
   settings = parts.config.evaluation
@@ -80,7 +80,7 @@ def evaluate(
   recorder.write_transcripts(
     parts.folder / "transcripts" / f"evaluation_{stage}.jsonl", trajectories
   )
-  summary = statistics.evaluation_summary(
+  summary = scorecard.evaluation_summary(
     trajectories,
     stage=stage,
     temperature=settings.temperature,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from userrl_jax import statistics
+from userrl_jax import measures
 from userrl_jax import types
 
 
@@ -50,7 +50,7 @@ def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
     own = [t for t in valid if t.task.gym == gym]
     numbers[f"reward/{gym}"] = _mean(t.reward for t in own)
     numbers[f"score/{gym}"] = _mean(t.score for t in own)
-    numbers[f"success/{gym}"] = _mean(statistics.is_success(t) for t in own)
+    numbers[f"success/{gym}"] = _mean(measures.is_success(t) for t in own)
     numbers[f"turns/{gym}"] = _mean(len(t.turns) for t in own)
     numbers[f"flat/{gym}"] = _mean(
       _is_flat(group) for group in groups if group.task.gym == gym
@@ -122,7 +122,7 @@ def trajectory_record(
     "turns": turns,
     "reward": t.reward,
     "score": t.score,
-    "success": statistics.is_success(t),
+    "success": measures.is_success(t),
     "valid": t.is_valid,
     "stop_reason": str(t.stop_reason),
     "fault": str(t.fault),
@@ -278,15 +278,10 @@ def _count_faults(
   kinds = [fault for fault in types.Fault if fault != types.Fault.OK]
   numbers = {f"fault/{kind}": 0.0 for kind in kinds}
   for t in trajectories:
-    faults = [turn.fault for turn in t.turns]
-    # An episode may fail outside any turn, say while the gym is reset.
-    if t.fault not in faults:
-      faults.append(t.fault)
-    for fault in faults:
-      if fault != types.Fault.OK:
-        name = f"fault/{t.task.gym}/{fault}"
-        numbers[name] = numbers.get(name, 0.0) + 1
-        numbers[f"fault/{fault}"] += 1
+    for fault in measures.faults(t):
+      name = f"fault/{t.task.gym}/{fault}"
+      numbers[name] = numbers.get(name, 0.0) + 1
+      numbers[f"fault/{fault}"] += 1
   return numbers
 
 

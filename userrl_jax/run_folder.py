@@ -10,7 +10,7 @@ import json
 import pathlib
 from typing import Any
 
-from userrl_jax import statistics
+from userrl_jax import scorecard
 
 # How the names of stages begin that GRPO is compared with.
 ARMS = ("continued", "rl_only")
@@ -35,7 +35,7 @@ class Run:
   environment: dict[str, Any]  # of the process that began it
   processes: list[dict[str, Any]]  # that, and those of who resumed it
   metrics: list[dict[str, Any]]
-  evaluations: dict[str, statistics.Evaluation]  # by stage, in order
+  evaluations: dict[str, scorecard.Evaluation]  # by stage, in order
   played: dict[str, list[dict[str, Any]]]  # evaluation transcripts by stage
   trained: dict[str, list[dict[str, Any]]]  # the last training transcripts
   stages: list[str]
@@ -148,12 +148,12 @@ def _read_lines(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:
 
 def _read_evaluations(
   folder: pathlib.Path, notes: list[str]
-) -> dict[str, statistics.Evaluation]:
+) -> dict[str, scorecard.Evaluation]:
   evaluations = {}
   for path in sorted((folder / "evaluations").glob("*.json")):
     try:
       values = json.loads(path.read_text(encoding="utf-8"))
-      evaluations[path.stem] = statistics.Evaluation.from_dict(values)
+      evaluations[path.stem] = scorecard.Evaluation.from_dict(values)
     except (ValueError, OSError) as error:
       notes.append(f"evaluations/{path.name} cannot be read: {error}")
   return evaluations

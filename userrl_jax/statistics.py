@@ -1,8 +1,7 @@
-"""Turns scores of episodes into numbers with honest intervals; numpy only.
+"""Turns numbers of episodes into estimates with honest intervals; numpy only.
 
 In: scores by task, one for each attempt, None where an attempt was invalid.
-Out: means with bootstrap intervals, paired differences, and the summary of an
-evaluation that is written to `evaluations/<stage>.json`.
+Out: means with bootstrap intervals, paired differences and paired tests.
 
 The task is the unit everywhere: attempts at one task share its difficulty, so
 they are averaged first and tasks are what is resampled.
@@ -10,20 +9,20 @@ they are averaged first and tasks are what is resampled.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any
+import math
 
 import numpy as np
 
-from userrl_jax import types
-
 NUM_RESAMPLES = 10_000
 CONFIDENCE = 0.95
-SUCCESS_SCORE = 1.0 - 1e-6  # an episode's score that counts as solved
 
 Scores = Sequence[float | None]  # of one task, one for each attempt
 GymScores = Mapping[str, Mapping[str, Scores]]  # gym -> task id -> scores
 
+TIE = 1e-9  # differences of a task closer to 0 than this are none
+
 _MAX_DRAWS = 4_000_000  # resampled task places held at once
+_MAX_EXACT = 14  # differences whose sign patterns are all counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,70 +33,6 @@ class Interval:
   low: float
   high: float
   num_tasks: int  # that the mean is over
-
-
-@dataclasses.dataclass(frozen=True)
-class GymEvaluation:
-  """What one gym's episodes came to. None: no valid attempt to tell from."""
-
-  score: float | None  # mean over tasks of the mean score of valid attempts
-  low: float | None
-  high: float | None
-  success: float | None  # share of solved attempts, averaged like the score
-  num_tasks: int
-  num_attempts: int  # of all tasks together, invalid ones included
-  turns: float | None  # a valid attempt
-  invalid: int  # attempts left out of every number above
-  score_if_invalid_0: float  # bounds: the score had they all failed
-  score_if_invalid_1: float  # or all succeeded
-  scores_by_task: Mapping[str, Scores]
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-  """What `evaluations/<stage>.json` holds."""
-
-  stage: str
-  temperature: float
-  gyms: Mapping[str, GymEvaluation]  # over the tasks of all splits
-  macro: Mapping[str, float | None]  # score, low, high: mean over gyms
-  # Split -> gym -> the same of that split's tasks alone: fresh tasks are of
-  # structures that training has, test tasks are not.
-  splits: Mapping[str, Mapping[str, GymEvaluation]]
-
-  def to_dict(self) -> dict[str, Any]:
-    """Returns the evaluation as JSON-able dicts."""
-    return dataclasses.asdict(self)
-
-  @property
-  def scores(self) -> GymScores:
-    """Returns the scores of every gym by task."""
-    return _scores(self.gyms)
-
-  def split_scores(self, split: str) -> GymScores:
-    """Returns the same of the tasks of one split alone."""
-    return _scores(self.splits[split])
-
-  @classmethod
-  def from_dict(cls, values: Mapping[str, Any]) -> "Evaluation":
-    """Reads what `to_dict` made.
-
-    Raises:
-      ValueError: when a field is missing or unknown.
-    """
-    try:
-      read = lambda gyms: {k: GymEvaluation(**v) for k, v in gyms.items()}
-      splits = {k: read(v) for k, v in values["splits"].items()}
-      gyms = read(values["gyms"])
-      return cls(**{**values, "gyms": gyms, "splits": splits})
-    except (TypeError, KeyError, AttributeError) as error:
-      raise ValueError(
-        f"an evaluation must have the fields of Evaluation, got {error}"
-      ) from error
-
-
-def _scores(gyms: Mapping[str, GymEvaluation]) -> GymScores:
-  return {name: gym.scores_by_task for name, gym in gyms.items()}
 
 
 def bootstrap_mean(
@@ -131,6 +66,51 @@ def bootstrap_mean(
       f"{len(scores_by_task)}; look at the faults of the transcripts"
     )
   return _interval(means, seed, num_resamples, confidence)
+
+
+def bootstrap_means(
+  measures: Mapping[str, Mapping[str, Scores]],
+  *,
+  seed: int | tuple[int, ...] = 0,
+  num_resamples: int = NUM_RESAMPLES,
+) -> dict[str, tuple[float, np.ndarray]]:
+  """Resamples the means of many measures of the same tasks at once.
+
+  Method: that of `bootstrap_mean`. Measures that have the same tasks are
+  resampled together, by how often each task was drawn, so that one more costs
+  little and all see the same draws.
+
+  Args:
+    measures: name -> task id -> values of its attempts, None when invalid.
+    seed: of the resampling.
+    num_resamples: how many resampled means.
+
+  Returns:
+    Name -> (mean, [num_resamples] float64 resampled means); a measure without
+    a value is left out.
+  """
+  means = {name: task_means(values) for name, values in measures.items()}
+  together: dict[tuple[str, ...], list[str]] = {}
+  for name, by_task in means.items():
+    if by_task:
+      together.setdefault(tuple(by_task), []).append(name)
+  resampled = {}
+  for tasks, names in together.items():
+    values_NM = np.array([[means[n][task] for n in names] for task in tasks])
+    drawn_RM = _resampled_columns(values_NM, seed, num_resamples)
+    for place, name in enumerate(names):
+      values = values_NM[:, place]
+      resampled[name] = float(values.mean()), drawn_RM[:, place]
+  return {name: resampled[name] for name in means if name in resampled}
+
+
+def ends(
+  resampled: np.ndarray, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+  """Returns the percentiles between which an interval runs."""
+  tail = (1 - confidence) / 2
+  low, high = np.quantile(resampled, [tail, 1 - tail])
+  return float(low), float(high)
 
 
 def paired_difference(
@@ -211,7 +191,7 @@ def paired_macro_difference(
     of_runs = [
       np.mean(
         [
-          _resampled_means(values, (seed, slot, run, gym), num_resamples)
+          resampled_means(values, (seed, slot, run, gym), num_resamples)
           for gym, values in enumerate(gyms)
         ],
         axis=0,
@@ -226,6 +206,111 @@ def paired_macro_difference(
   low, high = mean + (ends - mean) * widening
   num_tasks = sum(values.size for gyms in differences for values in gyms)
   return Interval(float(mean), float(low), float(high), num_tasks)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedTest:
+  """By how much b is above a on the same tasks, and how sure that is."""
+
+  difference: Interval  # b minus a
+  num_better: int  # tasks on which b is above a
+  num_worse: int
+  num_equal: int
+  sign_p: float
+  permutation_p: float
+
+
+def paired_test(
+  a_by_task: Mapping[str, Scores],
+  b_by_task: Mapping[str, Scores],
+  *,
+  seed: int = 0,
+  num_resamples: int = NUM_RESAMPLES,
+) -> PairedTest:
+  """Tests whether b differs from a on the same tasks and attempts.
+
+  Method: of each attempt that is valid on both sides, b minus a, averaged over
+  the attempts of a task; of these N differences the bootstrap interval, and
+  the p of `sign_test` and `permutation_test`. Only tasks that both have count.
+
+  Raises:
+    ValueError: when they share no valid attempt, or a shared task has another
+      number of attempts.
+  """
+  by_task: dict[str, Scores] = {}
+  for task in sorted(a_by_task.keys() & b_by_task.keys()):
+    a, b = a_by_task[task], b_by_task[task]
+    if len(a) != len(b):
+      raise ValueError(
+        f"a paired test needs the same attempts on both sides, got {len(a)} "
+        f"and {len(b)} at {task}; evaluate both with one num_attempts"
+      )
+    by_task[task] = [
+      None if x is None or y is None else y - x for x, y in zip(a, b)
+    ]
+  values = np.array(list(task_means(by_task).values()))
+  if not values.size:
+    raise ValueError(
+      "a paired test needs attempts that are valid on both sides, got none in "
+      f"{len(by_task)} common tasks; evaluate both on the same tasks"
+    )
+  num_better = int((values > TIE).sum())
+  num_worse = int((values < -TIE).sum())
+  return PairedTest(
+    _interval(values, seed, num_resamples, CONFIDENCE),
+    num_better,
+    num_worse,
+    values.size - num_better - num_worse,
+    sign_test(num_better, num_worse),
+    permutation_test(values, seed=seed, num_resamples=num_resamples),
+  )
+
+
+def sign_test(num_better: int, num_worse: int) -> float:
+  """Computes the exact two-sided p of the sign test; ties are left out.
+
+  p = min(1, 2 sum_(i <= min(b, w)) C(b + w, i) / 2^(b + w)): how likely so
+  uneven a split is when better and worse are a toss of a coin (Conover 1999,
+  section 3.4). Example: 7 better and 1 worse give 2 (1 + 8) / 256 = 0.0703.
+  """
+  n, fewer = num_better + num_worse, min(num_better, num_worse)
+  tail = sum(math.comb(n, i) for i in range(fewer + 1))
+  return min(1.0, 2 * tail / 2**n)
+
+
+def permutation_test(
+  differences: np.ndarray,
+  *,
+  seed: int = 0,
+  num_resamples: int = NUM_RESAMPLES,
+) -> float:
+  """Computes the two-sided p of the sign-flip permutation test of a mean.
+
+  If a and b were the same, each task's difference had either sign: p is the
+  share of sign patterns whose sum is at least as far from 0 as the one seen
+  (Good 2005, section 3.2). Of up to 14 differences that are not 0 all patterns
+  are counted, and p is exact; of more, `num_resamples` are drawn, and
+  p = (1 + hits) / (1 + draws). Example: differences 1, 1, 1 give 2 / 8.
+
+  Args:
+    differences: [N] one for each task.
+    seed: of drawn patterns.
+    num_resamples: how many are drawn.
+  """
+  values = differences[np.abs(differences) > TIE]
+  if not values.size:
+    return 1.0
+  least = abs(values.sum()) - TIE * values.size
+  if values.size <= _MAX_EXACT:
+    bits = np.arange(2**values.size)[:, None] >> np.arange(values.size) & 1
+    return float((np.abs((2 * bits - 1) @ values) >= least).mean())
+  generator = np.random.default_rng(seed)
+  rows, hits = max(1, _MAX_DRAWS // values.size), 0
+  for start in range(0, num_resamples, rows):
+    shape = (min(rows, num_resamples - start), values.size)
+    signs = 2 * generator.integers(2, size=shape) - 1
+    hits += int((np.abs(signs @ values) >= least).sum())
+  return (1 + hits) / (1 + num_resamples)
 
 
 def _differences(
@@ -260,14 +345,16 @@ def task_means(scores_by_task: Mapping[str, Scores]) -> dict[str, float]:
 def _interval(
   values: np.ndarray, seed: int, num_resamples: int, confidence: float
 ) -> Interval:
-  resampled = _resampled_means(values, seed, num_resamples)
+  resampled = resampled_means(values, seed, num_resamples)
   tail = (1 - confidence) / 2
   low, high = np.quantile(resampled, [tail, 1 - tail])
   return Interval(float(values.mean()), float(low), float(high), values.size)
 
 
-def _resampled_means(
-  values: np.ndarray, seed: int | tuple[int, ...], num_resamples: int
+def resampled_means(
+  values: np.ndarray,
+  seed: int | tuple[int, ...],
+  num_resamples: int = NUM_RESAMPLES,
 ) -> np.ndarray:
   """Returns [num_resamples] float64, means of values drawn with replacement."""
   generator = np.random.default_rng(seed)
@@ -279,121 +366,17 @@ def _resampled_means(
   return np.concatenate(parts)
 
 
-def is_success(trajectory: types.Trajectory) -> bool:
-  """Tells whether an episode was solved.
-
-  A gym that says so itself (`info["success"]` of the last turn) is believed;
-  otherwise it is solved when it earned all that the task can give.
-  """
-  if trajectory.turns and "success" in trajectory.turns[-1].info:
-    return bool(trajectory.turns[-1].info["success"])
-  return trajectory.score >= SUCCESS_SCORE
-
-
-def evaluation_summary(
-  trajectories: Sequence[types.Trajectory],
-  stage: str,
-  temperature: float,
-  seed: int,
-) -> dict[str, Any]:
-  """Summarises the episodes of an evaluation.
-
-  A trajectory's score is the sum of its turn rewards as a share of what its
-  task can give. Invalid ones are left out and counted, and bounds say what
-  the score had been with each of them at 0 or at 1. The macro score is the
-  mean over gyms; its interval resamples the tasks of each gym apart.
-
-  Args:
-    trajectories: of any gyms; attempts at a task are told by `member`.
-    stage: which stage was evaluated.
-    temperature: of the sampling.
-    seed: of the bootstrap.
-
-  Returns:
-    `Evaluation.to_dict()`.
-
-  Raises:
-    ValueError: without trajectories, or with two of one task and member.
-  """
-  if not trajectories:
-    raise ValueError("an evaluation must have episodes, got none")
-  by_gym: dict[str, dict[str, list[types.Trajectory]]] = {}
-  by_name = lambda t: (t.task.gym, t.task.id, t.member)
-  for t in sorted(trajectories, key=by_name):
-    attempts = by_gym.setdefault(t.task.gym, {}).setdefault(t.task.id, [])
-    if attempts and attempts[-1].member == t.member:
-      raise ValueError(
-        f"attempts at a task must differ in member, got {t.member} twice for "
-        f"{t.task.gym}/{t.task.id}"
-      )
-    attempts.append(t)
-  gyms = {gym: _gym_evaluation(tasks, seed) for gym, tasks in by_gym.items()}
-  splits = {
-    split: {
-      gym: _gym_evaluation(own, seed)
-      for gym, tasks in by_gym.items()
-      if (own := {k: v for k, v in tasks.items() if v[0].task.split == split})
-    }
-    for split in dict.fromkeys(t.task.split for t in trajectories)
-  }
-  return Evaluation(
-    stage, float(temperature), gyms, _macro(gyms, seed), splits
-  ).to_dict()
-
-
-def _gym_evaluation(
-  tasks: Mapping[str, Sequence[types.Trajectory]], seed: int
-) -> GymEvaluation:
-  def by_task(value, if_invalid=None):
-    return {
-      task: [value(t) if t.is_valid else if_invalid for t in attempts]
-      for task, attempts in tasks.items()
-    }
-
-  def mean(scores_by_task):
-    means = list(task_means(scores_by_task).values())
-    return float(np.mean(means)) if means else None
-
-  score = lambda t: t.score
-  scores = by_task(score)
-  attempts = [t for group in tasks.values() for t in group]
-  valid = [t for t in attempts if t.is_valid]
-  interval = bootstrap_mean(scores, seed=seed) if valid else None
-  return GymEvaluation(
-    score=interval.mean if interval else None,
-    low=interval.low if interval else None,
-    high=interval.high if interval else None,
-    success=mean(by_task(lambda t: float(is_success(t)))),
-    num_tasks=len(tasks),
-    num_attempts=len(attempts),
-    turns=float(np.mean([len(t.turns) for t in valid])) if valid else None,
-    invalid=len(attempts) - len(valid),
-    score_if_invalid_0=mean(by_task(score, 0.0)),
-    score_if_invalid_1=mean(by_task(score, 1.0)),
-    scores_by_task=scores,
-  )
-
-
-def _macro(
-  gyms: Mapping[str, GymEvaluation], seed: int
-) -> dict[str, float | None]:
-  """Averages over gyms; a gym without a valid attempt leaves no macro score."""
-  if any(gym.score is None for gym in gyms.values()):
-    return {"score": None, "low": None, "high": None}
-  # Each gym resamples with a seed of its own, so that gyms of equal size do
-  # not move together; the first has the run's: with one gym, macro = gym.
-  resampled = np.mean(
-    [
-      _resampled_means(
-        np.array(list(task_means(gym.scores_by_task).values())),
-        seed + place,
-        NUM_RESAMPLES,
-      )
-      for place, gym in enumerate(gyms.values())
-    ],
-    axis=0,
-  )
-  tail = (1 - CONFIDENCE) / 2
-  low, high = np.quantile(resampled, [tail, 1 - tail])
-  score = float(np.mean([gym.score for gym in gyms.values()]))
-  return {"score": score, "low": float(low), "high": float(high)}
+def _resampled_columns(
+  values_NM: np.ndarray, seed: int | tuple[int, ...], num_resamples: int
+) -> np.ndarray:
+  """Returns [num_resamples, M], the same draws for each of M columns."""
+  generator = np.random.default_rng(seed)
+  N = len(values_NM)
+  rows = max(1, _MAX_DRAWS // N)
+  parts = []
+  for start in range(0, num_resamples, rows):
+    num = min(rows, num_resamples - start)
+    places = generator.integers(N, size=(num, N)) + N * np.arange(num)[:, None]
+    counts = np.bincount(places.ravel(), minlength=num * N).reshape(num, N)
+    parts.append(counts @ values_NM / N)
+  return np.concatenate(parts)
