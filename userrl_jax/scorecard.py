@@ -142,7 +142,7 @@ def evaluation_summary(
   gyms = {gym: _gym_evaluation(tasks, seed) for gym, tasks in by_gym.items()}
   splits = {
     split: {
-      gym: _gym_evaluation(own, seed)
+      gym: gyms[gym] if len(own) == len(tasks) else _gym_evaluation(own, seed)
       for gym, tasks in by_gym.items()
       if (own := {k: v for k, v in tasks.items() if v[0].task.split == split})
     }
