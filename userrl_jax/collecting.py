@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 import concurrent.futures
 import contextlib
+import random
 import threading
 from typing import Any
 
@@ -23,11 +24,13 @@ import numpy as np
 
 from userrl_jax import assembly
 from userrl_jax import data
+from userrl_jax import demonstrate
 from userrl_jax import flags
 from userrl_jax import gyms
 from userrl_jax import recorder
 from userrl_jax import types
 from userrl_jax.agents import policy
+from userrl_jax.agents import scripted
 from userrl_jax.gyms import judging
 from userrl_jax.inference import sampling as sampling_lib
 from userrl_jax.models import qwen3
@@ -46,8 +49,11 @@ def play(
   group_size: int,
   sampling: sampling_lib.Sampling,
   iteration: int,
+  kept: collect.Kept | None = None,
 ) -> list[types.Group]:
   """Lets the policy play every task `group_size` times.
+
+  Episodes that are kept already are not played again.
 
   Raises:
     SystemExit: with a message and code 2, when the user's set-up cannot work
@@ -57,10 +63,43 @@ def play(
 
   async def serve_and_play() -> list[types.Group]:
     async with parts.user.opened() as judge, parts.engine.serving(params):
-      return await _play(parts, tasks, group_size, sampling, iteration, judge)
+      return await _play(
+        parts, tasks, group_size, sampling, iteration, judge, kept
+      )
 
   with _one_message(parts):
     return asyncio.run(serve_and_play())
+
+
+def play_scripted(
+  parts: assembly.Parts,
+  make_script: demonstrate.MakeScript,
+  tasks: Sequence[types.Task],
+  group_size: int,
+  iteration: int,
+  kept: collect.Kept | None = None,
+) -> list[types.Group]:
+  """Lets scripts play as `play` lets the policy; needs no params.
+
+  Raises:
+    SystemExit: as `play` does.
+  """
+
+  def make_agent(task, member, seed):
+    return scripted.ScriptedAgent(
+      make_script(task, random.Random(seed)),
+      parts.chat,
+      parts.config.rollout.max_tokens_per_episode,
+    )
+
+  async def open_and_play() -> list[types.Group]:
+    async with parts.user.opened() as judge:
+      return await _collect(
+        parts, tasks, group_size, make_agent, iteration, judge, kept
+      )
+
+  with _one_message(parts):
+    return asyncio.run(open_and_play())
 
 
 @contextlib.contextmanager
@@ -115,6 +154,7 @@ async def _play(
   sampling: sampling_lib.Sampling,
   iteration: int,
   judge: judging.Judge | None,
+  kept: collect.Kept | None = None,
 ) -> list[types.Group]:
   """Plays with an engine that is serving."""
 
@@ -129,6 +169,20 @@ async def _play(
       wave=iteration,
     )
 
+  return await _collect(
+    parts, tasks, group_size, make_agent, iteration, judge, kept
+  )
+
+
+async def _collect(
+  parts: assembly.Parts,
+  tasks: Sequence[types.Task],
+  group_size: int,
+  make_agent: collect.MakeAgent,
+  iteration: int,
+  judge: judging.Judge | None,
+  kept: collect.Kept | None,
+) -> list[types.Group]:
   return await collect.collect(
     tasks,
     group_size,
@@ -137,6 +191,7 @@ async def _play(
     parts.episodes,
     seed=parts.config.seed,
     iteration=iteration,
+    kept=kept,
   )
 
 

@@ -318,6 +318,7 @@ class Comparison:
 class Evaluation:
   """Measuring on held-out tasks."""
 
+  agent: str = "policy"  # who plays: policy, oracle or canned (random moves)
   splits: tuple[str, ...] = ("test",)  # of fresh, dev, test (and train)
   num_tasks: int = 128  # of each gym and split
   num_attempts: int = 1  # episodes a task

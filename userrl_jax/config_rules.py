@@ -35,6 +35,7 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   "Credit.normalize": ("std", "none"),
   "Optimizer.name": ("adamw", "muon"),
   "Optimizer.schedule": ("constant", "cosine"),
+  "Evaluation.agent": ("policy", "oracle", "canned"),
   "Evaluation.splits": ("train", "fresh", "dev", "test"),
   "Config.stages": (
     "base",

@@ -1,13 +1,16 @@
-"""Measures a policy on held-out tasks.
+"""Measures an agent on held-out tasks.
 
 `python -m userrl_jax.evaluate --config=... --config.init_from=CHECKPOINTS
 --config.out_dir=NEW` plays the tasks of `evaluation.splits` and prints scores
 with intervals; `--config.model.folder=FOLDER` measures published weights. As a
-function, `evaluate` does the same after each stage of a training run. Finished
-evaluations are kept in `<out_dir>/evaluations/` and not repeated.
+function, `evaluate` does the same after each stage of a training run. With
+`--config.evaluation.agent=oracle` (or canned) the gyms' demonstrators play
+instead (or random moves), for a ceiling (or a floor). Finished evaluations are
+kept in `<out_dir>/evaluations/` and not repeated; one that was killed goes on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import functools
 import pathlib
 from typing import Any
 
@@ -15,7 +18,10 @@ from userrl_jax import assembly
 from userrl_jax import checkpoint
 from userrl_jax import collecting
 from userrl_jax import config as config_lib
+from userrl_jax import demonstrate
 from userrl_jax import flags
+from userrl_jax import kept_episodes
+from userrl_jax import pins
 from userrl_jax import recorder
 from userrl_jax import scorecard
 from userrl_jax import types
@@ -27,10 +33,11 @@ _ITERATION = -10
 
 
 def main(config: config_lib.Config, command: flags.Command) -> None:
-  """Evaluates the params of `init_from`, or published ones; prints a table."""
+  """Evaluates the configured agent; prints a table."""
   with flags.user_errors():
     parts = assembly.build(config)
-    if not config.init_from and not config.model.folder:
+    is_policy = config.evaluation.agent == "policy"
+    if is_policy and not config.init_from and not config.model.folder:
       raise ValueError(
         "evaluating needs init_from, a folder of checkpoints, or model.folder, "
         "got neither; e.g. "
@@ -39,43 +46,53 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
     tasks = assembly.held_out_tasks(config)
     run = recorder.Recorder(parts, command)
     name, step = _what(config)
-    params = assembly.first_params(parts, step=step)
+    params = assembly.first_params(parts, step=step) if is_policy else None
   run.show_evaluation(evaluate(parts, params, tasks, name))
 
 
 def evaluate(
   parts: assembly.Parts,
-  params: qwen3.Params,
+  params: qwen3.Params | None,
   tasks: Sequence[types.Task],
   stage: str,
 ) -> dict[str, Any]:
   """Plays the held-out tasks, once a stage.
 
+  Every episode is kept as it finishes, until all have; an evaluation that was
+  killed goes on with those that are missing and ends with the same numbers.
+
   Args:
     parts: of the run.
-    params: of the policy.
+    params: of the policy; None for an agent that follows a script.
     tasks: to play.
     stage: name of the result's file.
 
   Returns:
     The summary that `scorecard.evaluation_summary` makes; also written, with
     its transcripts, into the run's folder.
+
+  Raises:
+    SystemExit: with a message and code 2, when what the folder holds under
+      this name is damaged, or an evaluation of something else.
   """
   settings = parts.config.evaluation
   with flags.user_errors():
     earlier = recorder.read_evaluation(parts.folder, stage)
-  if earlier is not None:
-    return earlier
-  groups = collecting.play(
-    parts,
-    params,
-    tasks,
-    settings.num_attempts,
-    sampling.Sampling(
-      settings.temperature, settings.top_k, settings.top_p, settings.min_p
-    ),
-    _ITERATION,
-  )
+    if earlier is not None:
+      _check_pins(parts, earlier.get("pins"), params, tasks, stage)
+      return earlier
+    pinned = pins.of(parts, params, tasks)
+    path = recorder.episodes_path(parts.folder, stage)
+    kept = kept_episodes.KeptEpisodes(path, pinned, tasks)
+  if len(kept):
+    print(
+      f"{stage}: {len(kept)} of {len(tasks) * settings.num_attempts} episodes "
+      "were played already"
+    )
+  try:
+    groups = _play(parts, params, tasks, kept)
+  finally:
+    kept.close()
   trajectories = [t for group in groups for t in group.trajectories]
   recorder.write_transcripts(
     parts.folder / "transcripts" / f"evaluation_{stage}.jsonl", trajectories
@@ -85,9 +102,67 @@ def evaluate(
     stage=stage,
     temperature=settings.temperature,
     seed=parts.config.seed,
+    pins=pinned,
   )
   recorder.write_json(recorder.evaluation_path(parts.folder, stage), summary)
+  kept.remove()
   return summary
+
+
+def _play(
+  parts: assembly.Parts,
+  params: qwen3.Params | None,
+  tasks: Sequence[types.Task],
+  kept: kept_episodes.KeptEpisodes,
+) -> list[types.Group]:
+  """Lets the configured agent play what is not kept yet."""
+  settings = parts.config.evaluation
+  if settings.agent == "policy":
+    return collecting.play(
+      parts,
+      params,
+      tasks,
+      settings.num_attempts,
+      sampling.Sampling(
+        settings.temperature, settings.top_k, settings.top_p, settings.min_p
+      ),
+      _ITERATION,
+      kept,
+    )
+  scripts = {
+    "oracle": functools.partial(
+      demonstrate.oracle_script, noise=0.0, settings=parts.config.gyms
+    ),
+    "canned": demonstrate.canned_script,
+  }
+  return collecting.play_scripted(
+    parts,
+    scripts[settings.agent],
+    tasks,
+    settings.num_attempts,
+    _ITERATION,
+    kept,
+  )
+
+
+def _check_pins(
+  parts: assembly.Parts,
+  pinned: Mapping[str, Any] | None,
+  params: qwen3.Params | None,
+  tasks: Sequence[types.Task],
+  stage: str,
+) -> None:
+  """Refuses a finished evaluation of another model or of other tasks."""
+  if not pinned:
+    return  # of an earlier version
+  now = pins.of(parts, params, tasks)
+  changed = pins.differences(pinned, now, ("agent", "model", "tasks"))
+  if changed:
+    raise ValueError(
+      f"{recorder.evaluation_path(parts.folder, stage)} must be an evaluation "
+      f"of what is given now, got one of another {', '.join(changed)}; give "
+      "another --config.out_dir, or delete the file to play anew"
+    )
 
 
 def _what(config: config_lib.Config) -> tuple[str, int | None]:
@@ -95,6 +170,8 @@ def _what(config: config_lib.Config) -> tuple[str, int | None]:
 
   A later checkpoint of the same folder is something else.
   """
+  if config.evaluation.agent != "policy":
+    return config.evaluation.agent, None
   if not config.init_from:
     return pathlib.Path(config.model.folder).resolve().name, None
   step = checkpoint.last_step(config.init_from)

@@ -310,6 +310,11 @@ def evaluation_path(folder: pathlib.Path, name: str) -> pathlib.Path:
   return folder / "evaluations" / f"{name}.json"
 
 
+def episodes_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+  """Returns the file of an evaluation's episodes, until it is complete."""
+  return folder / "evaluations" / f"{name}.episodes.jsonl"
+
+
 def read_evaluation(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
   """Returns a finished evaluation, None where there is none.
 

@@ -39,9 +39,15 @@ def plan(parts: assembly.Parts) -> list[Stage]:
   """Returns the stages of a run, in order.
 
   Raises:
-    ValueError: when a step asks for more than there can be; names the field.
+    ValueError: when a step asks for more than there can be, or an evaluation is
+      not of the policy; names the field.
   """
   c = parts.config
+  if c.evaluation.agent != "policy":
+    raise ValueError(
+      "evaluation.agent must be policy where stages are trained, got "
+      f"{c.evaluation.agent!r}; play it with python -m userrl_jax.evaluate"
+    )
   runs = set(c.stages)
   base = Stage(
     "base",

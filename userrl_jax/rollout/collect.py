@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 import hashlib
-from typing import Any
+from typing import Any, Protocol
 
 from userrl_jax import types
 from userrl_jax.agents import base as agents
@@ -13,6 +13,16 @@ from userrl_jax.rollout import episode
 # (task, member, seed of the episode) -> a new agent
 MakeAgent = Callable[[types.Task, int, int], agents.Agent]
 MakeGym = Callable[[str], gyms.Gym]  # name of the gym -> a new gym
+
+
+class Kept(Protocol):
+  """Finished episodes of a collection that an earlier process began."""
+
+  def find(self, task: types.Task, member: int) -> types.Trajectory | None:
+    """Returns a finished episode, None when it is still to be played."""
+
+  def add(self, trajectory: types.Trajectory) -> None:
+    """Takes in an episode that has just finished."""
 
 
 class TooManyInvalid(ValueError):
@@ -50,6 +60,7 @@ async def collect(
   *,
   seed: int,
   iteration: int,
+  kept: Kept | None = None,
 ) -> list[types.Group]:
   """Plays every task `group_size` times.
 
@@ -61,6 +72,7 @@ async def collect(
     settings: of all episodes.
     seed: the run's.
     iteration: at which these groups are opened.
+    kept: episodes that are not played again, and who is told of new ones.
 
   Returns:
     P groups of G trajectories, in the order of the tasks.
@@ -77,23 +89,38 @@ async def collect(
     gym_seed = episode_seed(seed, iteration, task, -1)
     for member in range(group_size):
       agent_seed = episode_seed(seed, iteration, task, member)
-      episodes.append(
-        episode.play(
-          task,
-          make_gym(task.gym),
-          make_agent(task, member, agent_seed),
-          settings,
-          seed=gym_seed,
-          member=member,
-          iteration=iteration,
-        )
+      known = kept.find(task, member) if kept is not None else None
+      if known is not None:
+        episodes.append(_finished(known))
+        continue
+      live = episode.play(
+        task,
+        make_gym(task.gym),
+        make_agent(task, member, agent_seed),
+        settings,
+        seed=gym_seed,
+        member=member,
+        iteration=iteration,
       )
+      episodes.append(live if kept is None else _played(live, kept))
   trajectories = await _all(episodes)
   _check_valid(trajectories, settings.limits.max_invalid_share)
   return [
     types.Group(task, trajectories[i * group_size : (i + 1) * group_size])
     for i, task in enumerate(tasks)
   ]
+
+
+async def _finished(trajectory: types.Trajectory) -> types.Trajectory:
+  return trajectory
+
+
+async def _played(
+  live: Coroutine[Any, Any, types.Trajectory], kept: Kept
+) -> types.Trajectory:
+  trajectory = await live
+  kept.add(trajectory)
+  return trajectory
 
 
 async def _all(

@@ -1,0 +1,299 @@
+"""Evaluations that were stopped go on; what they measured is pinned."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types as python_types
+
+import jax
+import numpy as np
+import pytest
+
+from userrl_jax import assembly
+from userrl_jax import checkpoint
+from userrl_jax import config as config_lib
+from userrl_jax import config_fields
+from userrl_jax import evaluate
+from userrl_jax import gyms
+from userrl_jax import kept_episodes
+from userrl_jax import recorder
+from userrl_jax import stages
+from userrl_jax import types
+from userrl_jax.gyms import telepathy
+from userrl_jax.learning import learner
+
+RECIPE = """
+from userrl_jax import config
+
+
+def get_config():
+  c = config.Config(out_dir="given by each test")
+  c.model.num_layers = 1
+  c.tokenizer.vocab_size = 768
+  c.gyms.names = ("function", "telepathy", "travel")
+  c.gyms.num_train_tasks = 16
+  c.gyms.num_test_tasks = 8
+  c.gyms.max_turns = 3
+  c.rollout.max_tokens_per_turn = 16
+  c.rollout.max_tokens_per_episode = 256
+  c.engine = config.Engine(num_rows=4, num_lanes=4, decode_tokens=8)
+  c.cold_start.episodes_per_step = c.base.episodes_per_step = 8
+  c.grpo.tasks_per_iteration = 8
+  c.evaluation.num_tasks = 8
+  c.evaluation.num_attempts = 2
+  return c
+"""
+NUM_EPISODES = 3 * 8 * 2
+
+
+@pytest.fixture(scope="module")
+def config():
+  namespace: dict = {}
+  exec(RECIPE, namespace)
+  return namespace["get_config"]()
+
+
+@pytest.fixture(scope="module")
+def built(config, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("built")
+  return assembly.build(dataclasses.replace(config, out_dir=str(folder)))
+
+
+@pytest.fixture(scope="module")
+def params(built):
+  return assembly.first_params(built)
+
+
+@pytest.fixture
+def parts(built, tmp_path):
+  return dataclasses.replace(built, folder=tmp_path)
+
+
+@pytest.fixture
+def tasks(config):
+  return assembly.held_out_tasks(config)
+
+
+def _as(parts, **fields):
+  evaluation = dataclasses.replace(parts.config.evaluation, **fields)
+  return dataclasses.replace(
+    parts, config=dataclasses.replace(parts.config, evaluation=evaluation)
+  )
+
+
+def _lines(path):
+  return path.read_text().splitlines() if path.exists() else []
+
+
+def _transcripts(folder, stage):
+  path = folder / "transcripts" / f"evaluation_{stage}.jsonl"
+  return path.read_text()
+
+
+class _Gym(telepathy.Gym):
+  """Counts what is started, and cannot go on after some moves."""
+
+  started: list[tuple[str, int]]
+  moves_left: int
+
+  def start(self, task, seed):
+    self.started.append(task.id)
+    return super().start(task, seed)
+
+  async def play(self, state, action):
+    type(self).moves_left -= 1
+    if self.moves_left < 0:
+      raise types.SetupError("the key is used up")
+    return await super().play(state, action)
+
+
+@pytest.fixture
+def fragile(monkeypatch):
+  """Returns a function that lets so many moves be made in Telepathy."""
+  entry = python_types.SimpleNamespace(**vars(telepathy))
+  entry.Gym = _Gym
+  monkeypatch.setitem(gyms.GYMS, "telepathy", entry)
+
+  def allow(num_moves):
+    _Gym.started, _Gym.moves_left = [], num_moves
+    return _Gym
+
+  return allow
+
+
+@pytest.mark.parametrize("agent", ["oracle", "canned"])
+def test_a_stopped_evaluation_plays_only_what_is_missing(
+  agent, parts, tasks, tmp_path, fragile
+):
+  one = _as(parts, agent=agent)
+  fragile(10**6)
+  whole = evaluate.evaluate(one, None, tasks, "whole")
+  assert len(_Gym.started) == 16
+  fragile(20)
+  with pytest.raises(SystemExit) as stopped:
+    evaluate.evaluate(one, None, tasks, "stopped")
+  assert stopped.value.code == 2
+  path = recorder.episodes_path(tmp_path, "stopped")
+  kept = [json.loads(line) for line in _lines(path)[1:]]
+  assert 0 < len(kept) < NUM_EPISODES
+  played = sum(episode["gym"] == "telepathy" for episode in kept)
+  with path.open("a") as file:
+    file.write('{"gym": "telepathy", "ta')  # killed in the middle of a line
+  fragile(10**6)
+  resumed = evaluate.evaluate(one, None, tasks, "stopped")
+  assert len(_Gym.started) == 16 - played
+  assert {**resumed, "stage": "whole"} == whole
+  assert _transcripts(tmp_path, "stopped") == _transcripts(tmp_path, "whole")
+  assert not path.exists()
+
+
+def test_oracles_are_a_ceiling_and_canned_moves_a_floor(parts, tasks):
+  means = {}
+  for agent in ("oracle", "canned"):
+    summary = evaluate.evaluate(_as(parts, agent=agent), None, tasks, agent)
+    means[agent] = summary["macro"]["score"]
+    assert summary["pins"]["agent"] == agent
+  assert means["oracle"] > 0.7 > 0.3 > means["canned"]
+
+
+def test_training_refuses_to_evaluate_another_agent(parts):
+  with pytest.raises(ValueError, match=r"must be policy .* got 'oracle'"):
+    stages.plan(_as(parts, agent="oracle"))
+
+
+def test_an_episode_is_kept_bit_by_bit(parts, params, tasks):
+  made = []
+
+  class Kept:
+    def find(self, task, member):
+      return None
+
+    def add(self, trajectory):
+      made.append(trajectory)
+
+  evaluate._play(parts, params, tasks[:2], Kept())
+  assert len(made) == 4
+  known = {(task.gym, task.id): task for task in tasks}
+  for trajectory in made:
+    text = json.dumps(kept_episodes.to_record(trajectory))
+    again = kept_episodes.from_record(json.loads(text), known)
+    for field in dataclasses.fields(types.Trajectory):
+      a, b = (getattr(t, field.name) for t in (trajectory, again))
+      if isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+      else:
+        assert a == b and type(a) is type(b)
+
+
+def test_failed_episodes_are_tried_again(parts, tasks, tmp_path):
+  path = tmp_path / "x.jsonl"
+  kept = kept_episodes.KeptEpisodes(path, {"model": "a"}, tasks)
+  empty = np.zeros(0, np.int32)
+  failed = types.Trajectory(
+    *(tasks[0], 0, 0, empty, empty, empty, ()),
+    stop_reason=types.StopReason.FAULT,
+    fault=types.Fault.USER_TIMEOUT,
+  )
+  kept.add(failed)
+  ended = types.StopReason.TURN_LIMIT
+  kept.add(dataclasses.replace(failed, fault="ok", stop_reason=ended, member=1))
+  kept.close()
+  again = kept_episodes.KeptEpisodes(path, {"model": "a"}, tasks)
+  assert again.find(tasks[0], 0) is None and len(again) == 1
+  assert again.find(tasks[0], 1).stop_reason is ended
+  again.close()
+  with pytest.raises(ValueError, match="got those of another model"):
+    kept_episodes.KeptEpisodes(path, {"model": "b"}, tasks)
+  path.write_text(path.read_text() + "{}\n")
+  with pytest.raises(ValueError, match="line 3 must be a finished episode"):
+    kept_episodes.KeptEpisodes(path, {"model": "a"}, tasks)
+
+
+def test_pins_tell_what_was_evaluated(parts, params, tasks, capsys):
+  summary = evaluate.evaluate(parts, params, tasks[:1], "grpo")
+  pinned = summary["pins"]
+  again = evaluate.evaluate(parts, params, tasks[:1], "grpo")
+  assert again == summary
+  changed = jax.tree.map(lambda x: x, params)
+  leaf = jax.tree.leaves(changed)[0]
+  doubled = jax.tree.map(lambda x: 2 * x if x is leaf else x, changed)
+  for one, model, own, name in (
+    (parts, doubled, tasks[:1], "model"),
+    (parts, params, tasks[1:2], "tasks"),
+    (_as(parts, agent="canned"), None, tasks[:1], "agent, model"),
+  ):
+    with pytest.raises(SystemExit):
+      evaluate.evaluate(one, model, own, "grpo")
+    assert f"one of another {name};" in capsys.readouterr().err
+  other = evaluate.pins.of(_as(parts, temperature=0.5), params, tasks[:1])
+  assert evaluate.pins.differences(pinned, other, pinned) == ["config"]
+  user = dataclasses.replace(parts.config.user, kind="endpoint", model="m")
+  asked = dataclasses.replace(
+    parts, config=dataclasses.replace(parts.config, user=user)
+  )
+  now = evaluate.pins.of(asked, params, tasks[:1])
+  assert evaluate.pins.differences(pinned, now, pinned) == ["user", "config"]
+  moved = dataclasses.replace(parts.config, out_dir="elsewhere", init_from="x")
+  same = evaluate.pins.of(
+    dataclasses.replace(parts, config=moved), params, tasks[:1]
+  )
+  assert same == pinned
+
+
+def test_a_killed_evaluation_ends_with_the_same_numbers(
+  config, parts, params, tasks, tmp_path, root
+):
+  """Kills the real command with -9; compares with a run in this process."""
+  whole_parts = dataclasses.replace(parts, folder=tmp_path / "whole")
+  kept = tmp_path / "checkpoints"
+  store = checkpoint.Store(kept, 1)
+  store.describe(whole_parts.tokenizer, config_fields.to_dict(config))
+  optimizer = config_lib.Optimizer()
+  store.save(3, learner.init_state(params, optimizer, 1, whole_parts.mesh), {})
+  store.close()
+  name = "checkpoints@3"
+  whole = evaluate.evaluate(whole_parts, params, tasks, name)
+  (tmp_path / "recipe.py").write_text(RECIPE)
+  out_dir = tmp_path / "killed"
+  path = recorder.episodes_path(out_dir, name)
+
+  def start():
+    return subprocess.Popen(
+      [
+        *(sys.executable, "-m", "userrl_jax.evaluate"),
+        f"--config={tmp_path / 'recipe.py'}",
+        f"--config.out_dir={out_dir}",
+        f"--config.init_from={kept}",
+      ],
+      cwd=root,
+      env={
+        **os.environ,
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  process = start()
+  while process.poll() is None and len(_lines(path)) < 5:
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  _, errors = process.communicate()
+  assert process.returncode == -signal.SIGKILL, errors
+  num_kept = len(_lines(path)) - 1
+  assert 4 <= num_kept < NUM_EPISODES
+  assert not recorder.evaluation_path(out_dir, name).exists()
+
+  process = start()
+  out, errors = process.communicate(timeout=600)
+  assert process.returncode == 0, errors
+  assert f"{num_kept} of {NUM_EPISODES} episodes were played already" in out
+  text = recorder.evaluation_path(out_dir, name).read_text()
+  assert json.loads(text) == whole
+  assert _transcripts(out_dir, name) == _transcripts(whole_parts.folder, name)

@@ -1,0 +1,169 @@
+"""Keeps the episodes of an evaluation as they finish, until it is complete.
+
+In: finished trajectories, one after the other. Out: the same trajectories in a
+later process, so that what was played is not played again. The file is JSON
+lines: what was being evaluated, then an episode a line. A line that was cut off
+is dropped; episodes that failed are not kept, so that they are tried again.
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from userrl_jax import types
+
+
+class KeptEpisodes:
+  """A file of finished episodes of one evaluation; see `collect.Kept`."""
+
+  def __init__(
+    self,
+    path: pathlib.Path,
+    pins: Mapping[str, Any],
+    tasks: Sequence[types.Task],
+  ):
+    """Opens the file and reads what is in it.
+
+    Args:
+      path: of the file, made when it is not there.
+      pins: what is being evaluated.
+      tasks: all that episodes may be of.
+
+    Raises:
+      ValueError: when the file is damaged, or of another evaluation.
+    """
+    self._path = path
+    self._known: dict[tuple[str, str, int], types.Trajectory] = {}
+    tasks_by_id = {(task.gym, task.id): task for task in tasks}
+    lines = [json.dumps({"pins": pins}) + "\n"]
+    if path.exists():
+      lines = self._read(json.loads(lines[0])["pins"], tasks_by_id) or lines
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.replace(path)
+    self._file = path.open("a", encoding="utf-8")
+
+  def __len__(self) -> int:
+    return len(self._known)
+
+  def find(self, task: types.Task, member: int) -> types.Trajectory | None:
+    """Returns a finished episode, None when it is still to be played."""
+    return self._known.get((task.gym, task.id, member))
+
+  def add(self, trajectory: types.Trajectory) -> None:
+    """Writes down an episode that has just finished, unless it failed."""
+    if trajectory.is_valid:
+      self._file.write(json.dumps(to_record(trajectory)) + "\n")
+      self._file.flush()
+
+  def close(self) -> None:
+    """Closes the file and leaves it for a later process."""
+    self._file.close()
+
+  def remove(self) -> None:
+    """Deletes the file: the evaluation is complete."""
+    self.close()
+    self._path.unlink()
+
+  def _read(
+    self,
+    pins: Mapping[str, Any],
+    tasks: Mapping[tuple[str, str], types.Task],
+  ) -> list[str]:
+    """Returns the whole lines, after taking in their episodes."""
+    text = self._path.read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+      lines.pop()  # it was killed while writing it
+    for number, line in enumerate(lines, 1):
+      try:
+        record = json.loads(line)
+        if number == 1:
+          pinned = record["pins"]
+          continue
+        trajectory = from_record(record, tasks)
+      except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+          f"{self._path} line {number} must be a finished episode, got "
+          f"{type(error).__name__}: {error}; delete the file to play anew"
+        ) from error
+      task = trajectory.task
+      self._known[task.gym, task.id, trajectory.member] = trajectory
+    if lines and pinned != pins:
+      changed = [k for k in pins if pinned.get(k) != pins[k]]
+      raise ValueError(
+        f"{self._path} must hold episodes of this evaluation, got those of "
+        f"another {', '.join(changed)}; give another --config.out_dir, or "
+        "delete the file to play anew"
+      )
+    return lines
+
+
+def to_record(trajectory: types.Trajectory) -> dict[str, Any]:
+  """Returns a trajectory as JSON-able values, all but its task's own fields."""
+  t = trajectory
+  return {
+    "gym": t.task.gym,
+    "task": t.task.id,
+    "member": t.member,
+    "iteration": t.iteration,
+    "token_ids": t.token_ids_T.tolist(),
+    "logprobs": t.logprobs_T.tolist(),
+    "turn_ids": t.turn_ids_T.tolist(),
+    "turns": [
+      {
+        "text": turn.text,
+        "action": turn.action
+        and {"choice": turn.action.choice, "content": turn.action.content},
+        "observation": turn.observation,
+        "reward": float(turn.reward),
+        "fault": str(turn.fault),
+        "detail": turn.detail,
+        "info": dict(turn.info),
+      }
+      for turn in t.turns
+    ],
+    "stop_reason": str(t.stop_reason),
+    "fault": str(t.fault),
+    "detail": t.detail,
+    "prompt": t.prompt,
+    "max_score": float(t.max_score),
+  }
+
+
+def from_record(
+  record: Mapping[str, Any], tasks: Mapping[tuple[str, str], types.Task]
+) -> types.Trajectory:
+  """Returns the trajectory that `to_record` wrote, bit by bit.
+
+  Raises:
+    KeyError: when a field is missing, or the task is unknown.
+    ValueError: when a value is not what it must be.
+  """
+  return types.Trajectory(
+    task=tasks[record["gym"], record["task"]],
+    member=record["member"],
+    iteration=record["iteration"],
+    token_ids_T=np.array(record["token_ids"], np.int32),
+    logprobs_T=np.array(record["logprobs"], np.float32),
+    turn_ids_T=np.array(record["turn_ids"], np.int32),
+    turns=tuple(
+      types.Turn(
+        **{
+          **turn,
+          "action": turn["action"] and types.Action(**turn["action"]),
+          "fault": types.Fault(turn["fault"]),
+        }
+      )
+      for turn in record["turns"]
+    ),
+    stop_reason=types.StopReason(record["stop_reason"]),
+    fault=types.Fault(record["fault"]),
+    detail=record["detail"],
+    prompt=record["prompt"],
+    max_score=record["max_score"],
+  )

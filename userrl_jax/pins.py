@@ -1,0 +1,105 @@
+"""Pins what an evaluation measured: digests of model, user, tasks and config.
+
+In: the parts of a run, params and tasks. Out: a small dict that is kept with
+the numbers, so that equal pins mean equal conditions. Secrets and keys are not
+in it, only digests of all together.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import userrl_jax
+from userrl_jax import assembly
+from userrl_jax import digests
+from userrl_jax import leaves
+from userrl_jax import types
+from userrl_jax.models import qwen3
+
+_PACKAGE = pathlib.Path(__file__).parent
+_SOURCES = (".py", ".json", ".jsonl")  # of a gym's room
+
+
+def of(
+  parts: assembly.Parts,
+  params: qwen3.Params | None,
+  tasks: Sequence[types.Task],
+) -> dict[str, Any]:
+  """Computes the pins of an evaluation.
+
+  Args:
+    parts: of the run.
+    params: of the policy; None for an agent that follows a script.
+    tasks: that are played, in order.
+
+  Returns:
+    agent: the name of who plays, `evaluation.agent`
+    model: digest of every param, or of nothing for a script
+    tokenizer: its fingerprint
+    user: kind, model, and a digest of its settings and of the sources of the
+      gyms that are played, which word what rules and models answer
+    tasks: gym -> digest of its tasks, secrets included
+    config: digest of the sections that play depends on, paths left out
+    version: of the package
+  """
+  c = parts.config
+  by_path = digests.of(leaves.arrays_by_path(params)) if params else {}
+  by_gym: dict[str, list[types.Task]] = {}
+  for task in tasks:
+    by_gym.setdefault(task.gym, []).append(task)
+  sections = (
+    dataclasses.replace(c.model, folder=""),
+    dataclasses.replace(c.tokenizer, folder=""),
+    *(c.chat, c.gyms, c.user, c.rollout, c.engine, c.mesh, c.evaluation),
+  )
+  return {
+    "agent": c.evaluation.agent,
+    "model": _digest(sorted(by_path.items())),
+    "tokenizer": parts.tokenizer.fingerprint,
+    "user": {
+      "kind": c.user.kind,
+      "model": c.user.model,
+      "digest": _digest([dataclasses.asdict(c.user), *_sources(by_gym)]),
+    },
+    "tasks": {gym: _digest(map(_task, own)) for gym, own in by_gym.items()},
+    "config": _digest([c.seed, *map(dataclasses.asdict, sections)]),
+    "version": userrl_jax.__version__,
+  }
+
+
+def differences(
+  pinned: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]
+) -> list[str]:
+  """Returns which of the named pins are not what they were."""
+  return [name for name in names if pinned.get(name) != now.get(name)]
+
+
+def _task(task: types.Task) -> list[Any]:
+  values = dataclasses.asdict(dataclasses.replace(task, secret=None))
+  return [values, task.secret.reveal()]
+
+
+def _sources(gyms: Iterable[str]) -> list[str]:
+  """Returns digests of the files in the rooms of gyms, and what they share."""
+  folders = [_PACKAGE / "gyms" / gym for gym in sorted(gyms)]
+  files = [_PACKAGE / "gyms" / "judging.py"]
+  for folder in folders:
+    files += sorted(p for p in folder.rglob("*") if p.suffix in _SOURCES)
+  return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+
+
+def _digest(values: Iterable[Any]) -> str:
+  text = json.dumps(list(values), sort_keys=True, default=_plain)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+  """Returns what JSON lacks as something that it has."""
+  if isinstance(value, Mapping):
+    return dict(value)
+  if isinstance(value, (set, frozenset)):
+    return sorted(map(repr, value))
+  return repr(value)
