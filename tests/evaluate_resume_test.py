@@ -157,7 +157,7 @@ def test_oracles_are_a_ceiling_and_canned_moves_a_floor(parts, tasks):
     summary = evaluate.evaluate(_as(parts, agent=agent), None, tasks, agent)
     means[agent] = summary["macro"]["score"]
     assert summary["pins"]["agent"] == agent
-  assert means["oracle"] > 0.7 > 0.3 > means["canned"]
+  assert means["oracle"] > means["canned"] + 0.2
 
 
 def test_training_refuses_to_evaluate_another_agent(parts):
@@ -200,7 +200,8 @@ def test_failed_episodes_are_tried_again(parts, tasks, tmp_path):
   )
   kept.add(failed)
   ended = types.StopReason.TURN_LIMIT
-  kept.add(dataclasses.replace(failed, fault="ok", stop_reason=ended, member=1))
+  ok = types.Fault.OK
+  kept.add(dataclasses.replace(failed, fault=ok, stop_reason=ended, member=1))
   kept.close()
   again = kept_episodes.KeptEpisodes(path, {"model": "a"}, tasks)
   assert again.find(tasks[0], 0) is None and len(again) == 1

@@ -1,0 +1,317 @@
+"""Tells when training goes wrong, and what usually helps.
+
+In: the numbers of a stage's past steps, as `metrics.jsonl` has them, or a
+finished evaluation. Out: findings, each with its likely remedy. Functions of
+numbers only. Thresholds ask for more than noise: what healthy runs do at times
+is no finding, so that one is worth reading.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+Numbers = Mapping[str, Any]  # of one step
+
+WINDOW = 5  # steps that are averaged, against noise
+TREND = 20  # steps that a line is fitted to
+
+_HELD_IN = ("train", "fresh")  # splits of structures that training has
+_HELD_OUT = ("test", "dev")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """Something that goes wrong."""
+
+  name: str
+  message: str  # what is seen, and what to try
+
+
+def diagnose(history: Sequence[Numbers]) -> list[Finding]:
+  """Returns what is wrong at the last of the steps of a stage.
+
+  Args:
+    history: of one stage, oldest first. Steps without episodes, such as those
+      of imitation, are left out: nothing is found there.
+  """
+  history = [numbers for numbers in history if "episode/num" in numbers]
+  found = [(name, check(history)) for name, check in CHECKS.items()]
+  return [Finding(name, message) for name, message in found if message]
+
+
+def collapse(history: Sequence[Numbers]) -> str:
+  """Finds a score that fell to near 0, and spikes on the way.
+
+  The last window's mean is at most a fifth of the best one's, which was 0.15
+  or more, and the fall is above 4 standard errors of a window's mean.
+  """
+  scores = _values(history, _score)
+  if len(scores) < 2 * WINDOW:
+    return ""
+  windows = np.convolve(scores, np.ones(WINDOW) / WINDOW, "valid")
+  best, last = windows.max(), windows[-1]
+  noise = _noise(scores) / WINDOW**0.5
+  if best < 0.15 or last > best / 5 or best - last < 4 * noise:
+    return ""
+  spikes = [
+    f"{what} up to {spike:.0f} times its median"
+    for what, name in (
+      ("gradient norm", "train/grad_norm"),
+      ("loss", "train/loss"),
+    )
+    if (spike := _spike(_named(history, name))) > 5
+  ]
+  seen = f" with {' and '.join(spikes)}" if spikes else ""
+  return (
+    f"the score fell from {best:.2f} to {last:.2f}{seen}; try "
+    "grpo.credit.credit=equalized and a lower grpo.optimizer.learning_rate, "
+    "from a checkpoint before the fall"
+  )
+
+
+def early_plateau(history: Sequence[Numbers]) -> str:
+  """Finds a low score that does not rise.
+
+  A line through the last 20 steps rises by 0.02 or less, below a score of 0.3.
+  """
+  scores = _values(history, _score)[-TREND:]
+  if len(scores) < TREND or scores.mean() >= 0.3 or collapse(history):
+    return ""
+  gain, _ = _trend(scores)
+  if gain > 0.02:
+    return ""
+  return (
+    f"the score stays near {scores.mean():.2f} for {TREND} steps; try a cold "
+    "start (stage cold_start, more cold_start.num_steps), easier gyms.levels "
+    "or a higher grpo.optimizer.learning_rate"
+  )
+
+
+def dead_groups(history: Sequence[Numbers]) -> str:
+  """Finds that three groups in four have equal scores and teach nothing."""
+  flat = _last(history, "group/flat_share")
+  if flat is None or flat < 0.75:
+    return ""
+  scores = _values(history, _score)[-WINDOW:]
+  level = scores.mean() if scores.size else 0.0
+  remedy = "a larger grpo.group_size or a higher rollout.temperature"
+  if level > 0.8:
+    remedy = "harder gyms.levels: most tasks are solved by all members"
+  elif level < 0.2:
+    remedy = (
+      "a cold start, easier gyms.levels or a larger grpo.group_size: most "
+      "tasks are solved by no member"
+    )
+  return f"{flat:.0%} of groups have no advantage; try {remedy}"
+
+
+def entropy_collapse(history: Sequence[Numbers]) -> str:
+  """Finds an entropy below a tenth of what it was at first."""
+  first, last = _first_and_last(history, "train/entropy")
+  if first is None or last >= first / 10:
+    return ""
+  return (
+    f"the entropy fell from {first:.3f} to {last:.3f} nats, so members hardly "
+    "differ; try a lower grpo.optimizer.learning_rate, a higher "
+    "rollout.temperature or a higher grpo.clip_high"
+  )
+
+
+def entropy_blowup(history: Sequence[Numbers]) -> str:
+  """Finds an entropy twice of what it was at first, and half a nat above."""
+  first, last = _first_and_last(history, "train/entropy")
+  if first is None or last < max(2 * first, first + 0.5):
+    return ""
+  return (
+    f"the entropy rose from {first:.2f} to {last:.2f} nats, so turns become "
+    "random; try a lower grpo.optimizer.learning_rate or "
+    "grpo.optimizer.max_grad_norm, and look at what earns advantages"
+  )
+
+
+def truncation(history: Sequence[Numbers]) -> str:
+  """Finds that three episodes in ten run out of tokens."""
+  shares = [
+    _last(history, f"stop/{reason}")
+    for reason in ("turn_budget", "episode_budget")
+  ]
+  share = sum(value for value in shares if value is not None)
+  if share < 0.3:
+    return ""
+  return (
+    f"{share:.0%} of episodes end for want of tokens; raise "
+    "rollout.max_tokens_per_turn or rollout.max_tokens_per_episode (and "
+    "packing.row_length), or shorten turns by a cold start"
+  )
+
+
+def malformed(history: Sequence[Numbers]) -> str:
+  """Finds that three turns in ten are no usable call."""
+  share = _last(history, "turn/malformed_share")
+  if share is None or share < 0.3:
+    return ""
+  return (
+    f"{share:.0%} of turns are no usable call; try more of the cold start, or "
+    "chat.profile=full, which tells the format at length"
+  )
+
+
+def logprob_gap(history: Sequence[Numbers]) -> str:
+  """Finds that sampled and recomputed log-probs differ by 0.05 nats a token."""
+  gap = _last(history, "rollout/logprob_gap")
+  if gap is None or gap < 0.05:
+    return ""
+  return (
+    f"sampled tokens have other log-probs when trained on, by {gap:.3f} nats "
+    "on average; lower rollout.max_staleness or "
+    "grpo.optimizer.learning_rate, or set model.dtype=float32"
+  )
+
+
+def reward_hack(history: Sequence[Numbers]) -> str:
+  """Finds gyms in which the score rises while fewer episodes are solved.
+
+  Lines through the last 20 steps: the score gains 0.1 or more, success loses
+  0.05 or more, and both are beyond 3 standard errors of the line.
+  """
+  gyms = sorted(
+    {n[len("success/") :] for h in history for n in _of(h, "success")}
+  )
+  seen = []
+  for gym in gyms:
+    score = _named(history, f"score/{gym}")[-TREND:]
+    success = _named(history, f"success/{gym}")[-TREND:]
+    if min(len(score), len(success)) < TREND:
+      continue
+    (up, up_error), (down, down_error) = _trend(score), _trend(success)
+    if up >= max(0.1, 3 * up_error) and -down >= max(0.05, 3 * down_error):
+      seen.append(f"{gym} (score {up:+.2f}, success {down:+.2f})")
+  if not seen:
+    return ""
+  return (
+    f"scores rise while fewer episodes are solved in {', '.join(seen)}; read "
+    "its transcripts for turns that earn without helping, and choose a "
+    "gyms.reward_profile that pays less for them"
+  )
+
+
+CHECKS: dict[str, Callable[[Sequence[Numbers]], str]] = {
+  "collapse": collapse,
+  "early_plateau": early_plateau,
+  "dead_groups": dead_groups,
+  "entropy_collapse": entropy_collapse,
+  "entropy_blowup": entropy_blowup,
+  "truncation": truncation,
+  "malformed": malformed,
+  "logprob_gap": logprob_gap,
+  "reward_hack": reward_hack,
+}
+
+
+def poor_transfer(
+  evaluation: Mapping[str, Any], history: Sequence[Numbers] = ()
+) -> list[Finding]:
+  """Returns a finding when held-out tasks go far worse than held-in ones.
+
+  Held out are splits test and dev, held in are train and fresh; without one of
+  these, the last training steps are taken for it. Held-out scores are at most
+  0.7 of the held-in ones, 0.1 below, and beyond 2 standard errors.
+
+  Args:
+    evaluation: as `scorecard.Evaluation.to_dict` gives it.
+    history: of the stage that it evaluates.
+  """
+  held_in = _macro(evaluation, _HELD_IN)
+  held_out = _macro(evaluation, _HELD_OUT)
+  scores = _values(history, _score)[-WINDOW:]
+  if held_in is None and len(scores) == WINDOW:
+    held_in = scores.mean(), scores.std(ddof=1) / WINDOW**0.5
+  if held_in is None or held_out is None:
+    return []
+  (inside, error_in), (outside, error_out) = held_in, held_out
+  gap, error = inside - outside, np.hypot(error_in, error_out)
+  if gap < max(0.1, 0.3 * inside, 2 * error):
+    return []
+  message = (
+    f"held-out tasks score {outside:.2f}, held-in ones {inside:.2f}; try more "
+    "tasks (gyms.num_train_tasks), more gyms.names and gyms.levels, or fewer "
+    "steps, chosen by split dev"
+  )
+  return [Finding("poor_transfer", message)]
+
+
+def _macro(
+  evaluation: Mapping[str, Any], splits: Sequence[str]
+) -> tuple[float, float] | None:
+  """Returns the mean over gyms and its standard error, of the first split."""
+  found = [s for s in splits if s in evaluation["splits"]]
+  gyms = list(evaluation["splits"][found[0]].values()) if found else []
+  if not gyms or any(gym["score"] is None for gym in gyms):
+    return None
+  errors = [(gym["high"] - gym["low"]) / (2 * 1.96) for gym in gyms]
+  mean = float(np.mean([gym["score"] for gym in gyms]))
+  return mean, float(np.linalg.norm(errors)) / len(gyms)
+
+
+def _score(numbers: Numbers) -> float | None:
+  """Returns the mean of gyms; None where one has no valid episode."""
+  own = _of(numbers, "score")
+  if len(own) > 1:
+    return numbers.get("score/macro")
+  return next(iter(own.values()), None)
+
+
+def _of(numbers: Numbers, subject: str) -> dict[str, float]:
+  return {n: v for n, v in numbers.items() if n.startswith(f"{subject}/")}
+
+
+def _values(
+  history: Sequence[Numbers], read: Callable[[Numbers], float | None]
+) -> np.ndarray:
+  """Returns the finite values that there are, oldest first."""
+  found = [value for numbers in history if (value := read(numbers)) is not None]
+  values = np.array(found, np.float64)
+  return values[np.isfinite(values)]
+
+
+def _named(history: Sequence[Numbers], name: str) -> np.ndarray:
+  return _values(history, lambda numbers: numbers.get(name))
+
+
+def _last(history: Sequence[Numbers], name: str) -> float | None:
+  """Returns the mean of the last window; None before there is one."""
+  values = _named(history, name)[-WINDOW:]
+  return float(values.mean()) if len(values) == WINDOW else None
+
+
+def _first_and_last(
+  history: Sequence[Numbers], name: str
+) -> tuple[float | None, float]:
+  values = _named(history, name)
+  if len(values) < 2 * WINDOW:
+    return None, 0.0
+  return float(values[:WINDOW].mean()), float(values[-WINDOW:].mean())
+
+
+def _noise(values: np.ndarray) -> float:
+  """Estimates the spread about a slow curve, from neighbours' differences."""
+  return float(np.median(np.abs(np.diff(values)))) / (0.6745 * 2**0.5)
+
+
+def _spike(values: np.ndarray) -> float:
+  """Returns the largest size as a multiple of the median size."""
+  sizes = np.abs(values)
+  median = np.median(sizes) if sizes.size else 0.0
+  return float(sizes.max() / median) if median > 0 else 0.0
+
+
+def _trend(values: np.ndarray) -> tuple[float, float]:
+  """Returns the gain of a fitted line over the steps, and its error."""
+  x = np.arange(len(values)) - (len(values) - 1) / 2
+  slope = x @ values / (x @ x)
+  rest = values - values.mean() - slope * x
+  error = np.sqrt(rest @ rest / (len(values) - 2) / (x @ x))
+  length = len(values) - 1
+  return float(slope * length), float(error * length)
