@@ -161,6 +161,20 @@ def test_what_is_not_there_or_not_finite_is_no_illness():
   assert diagnostics.diagnose(history) == []
 
 
+def test_a_finding_is_told_once_and_marked_while_it_holds():
+  step = {"episode/num": 1, "score/tau": 0.05, "group/flat_share": 0.8}
+  watch = diagnostics.Watch()
+  results = [watch.step(step) for _ in range(7)]
+  assert [len(new) for _, new in results] == [0, 0, 0, 0, 1, 0, 0]
+  assert results[-1][0] == {"diagnosis/dead_groups": 1.0}
+  again = diagnostics.Watch([step] * 5, told=["dead_groups"])
+  assert again.step(step) == (results[-1][0], [])
+  assert [f.name for f in watch.evaluation(evaluation(fresh=1, test=0))] == [
+    "poor_transfer"
+  ]
+  assert watch.evaluation(evaluation(fresh=1, test=0)) == []
+
+
 def evaluation(**scores):
   """Makes an evaluation of two gyms: split -> mean of gyms."""
   gym = lambda score: {

@@ -83,6 +83,34 @@ def test_a_run_goes_on_where_its_last_checkpoint_was(parts, capsys, tmp_path):
   assert _run(parts)[0] == []  # a finished stage is not run again
 
 
+def test_what_goes_wrong_is_told_once_also_when_resumed(
+  parts, tmp_path, capsys, monkeypatch
+):
+  @jax.jit
+  def ill(state):
+    state, numbers = _update(state)
+    ill = {"episode/num": 4.0, "score/tau": 0.05, "group/flat_share": 0.9}
+    return state, numbers | ill
+
+  monkeypatch.setitem(globals(), "_update", ill)
+  elsewhere = dataclasses.replace(parts, folder=tmp_path / "whole")
+  _run(elsewhere)
+  assert capsys.readouterr().out.count("diagnosis: dead_groups: 90% of") == 1
+  _run(parts, last_step=5)
+  _run(parts)
+  assert capsys.readouterr().out.count("diagnosis: dead_groups: 90% of") == 2
+  found = [
+    (one.folder / "diagnostics.jsonl").read_text() for one in (parts, elsewhere)
+  ]
+  assert found[0] == found[1]
+  (line,) = map(json.loads, found[0].splitlines())
+  assert (line["stage"], line["step"]) == ("base", 4)
+  text = (parts.folder / "metrics.jsonl").read_text()
+  lines = [json.loads(line) for line in text.splitlines()]
+  marked = [x["step"] for x in lines if x.get("diagnosis/dead_groups") == 1]
+  assert marked == [4, 5]
+
+
 def test_a_folder_of_another_config_is_refused(parts):
   _run(parts, last_step=3)
   config = dataclasses.replace(parts.config, seed=4)

@@ -13,6 +13,7 @@ import pytest
 
 from userrl_jax import config
 from userrl_jax import config_fields
+from userrl_jax import diagnostics
 from userrl_jax import metrics
 from userrl_jax import report
 from userrl_jax import scorecard
@@ -85,6 +86,8 @@ def make_run(folder: pathlib.Path) -> pathlib.Path:
           }
           writers.write_transcripts(stage, step, group.trajectories[:1])
         writers.write(stage, step, numbers, time_s=60.0 * step)
+    fallen = diagnostics.Finding("collapse", f"the score fell {HOSTILE}")
+    writers.write_findings("grpo", 39, [fallen])
   for stage in stages:
     trajectories = [make_trajectory(stage, n) for n in range(NUM_TASKS)]
     summary = scorecard.evaluation_summary(trajectories, stage, 1.0, seed=0)
@@ -170,6 +173,12 @@ def test_policy_allows_just_the_script_that_is_there(page):
   assert len(script) > 500
   policy = re.search(r'Security-Policy" content="([^"]*)"', page).group(1)
   assert report._csp_hash(script) in policy.replace("&#43;", "+")
+
+
+def test_what_went_wrong_is_on_the_page(page):
+  (part,) = re.findall(r'<div [^>]*id="findings">.*?</div>', page, re.DOTALL)
+  words = " ".join(" ".join(Reader(part).words).split())
+  assert "grpo after step 39: collapse: the score fell" in words
 
 
 def test_table_by_stage_has_the_numbers(page):

@@ -6,7 +6,7 @@ numbers only. Thresholds ask for more than noise: what healthy runs do at times
 is no finding, so that one is worth reading.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -39,6 +39,35 @@ def diagnose(history: Sequence[Numbers]) -> list[Finding]:
   history = [numbers for numbers in history if "episode/num" in numbers]
   found = [(name, check(history)) for name, check in CHECKS.items()]
   return [Finding(name, message) for name, message in found if message]
+
+
+class Watch:
+  """Follows a stage step by step, and tells each finding once."""
+
+  def __init__(self, history: Sequence[Numbers] = (), told: Iterable[str] = ()):
+    """Goes on after past steps, with names of what was told of them."""
+    self.history = list(history)
+    self._told = set(told)
+
+  def step(self, numbers: Numbers) -> tuple[dict[str, float], list[Finding]]:
+    """Takes in the numbers of a finished step.
+
+    Returns:
+      diagnosis/<name>: 1 for each finding that holds now; and the findings
+      that were not told before.
+    """
+    self.history.append(numbers)
+    found = diagnose(self.history)
+    return {f"diagnosis/{f.name}": 1.0 for f in found}, self._new(found)
+
+  def evaluation(self, summary: Mapping[str, Any]) -> list[Finding]:
+    """Returns what an evaluation of the stage's params shows, told once."""
+    return self._new(poor_transfer(summary, self.history))
+
+  def _new(self, found: Sequence[Finding]) -> list[Finding]:
+    new = [finding for finding in found if finding.name not in self._told]
+    self._told |= {finding.name for finding in new}
+    return new
 
 
 def collapse(history: Sequence[Numbers]) -> str:

@@ -7,6 +7,7 @@ TensorBoard and `transcripts/`. Names of numbers are
 
 import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from userrl_jax import diagnostics
 from userrl_jax import measures
 from userrl_jax import types
 
@@ -181,6 +183,7 @@ class Writers:
 
     path = self._folder / "metrics.jsonl"
     _keep_lines(path, is_done)
+    _keep_lines(self._folder / "diagnostics.jsonl", is_done)
     for stage in again:
       _keep_lines(self._folder / "transcripts" / f"{stage}.jsonl", is_done)
       if not resume or stage != resume[0]:
@@ -222,6 +225,16 @@ class Writers:
     if board is not None:
       for name, number in plain.items():
         board.add_scalar(name, number, step)
+
+  def write_findings(
+    self, stage: str, step: int, findings: Iterable[diagnostics.Finding]
+  ) -> None:
+    """Appends what was found wrong at a step to `diagnostics.jsonl`."""
+    path = self._folder / "diagnostics.jsonl"
+    for finding in findings:
+      record = {"stage": stage, "step": step, **dataclasses.asdict(finding)}
+      with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
 
   def write_transcripts(
     self,

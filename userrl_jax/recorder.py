@@ -4,6 +4,7 @@ In: the parts of a run and what its stages report. Out: `<out_dir>/`
 
   config.json, environment.json   what runs: every knob, command, versions, git
   metrics.jsonl, tensorboard/     numbers of every step
+  diagnostics.jsonl               what went wrong, if anything did
   transcripts/                    dialogues, by stage
   evaluations/                    scores, by stage
   dialogues/                      what stages imitate, made once
@@ -34,6 +35,7 @@ from userrl_jax import checkpoint
 from userrl_jax import config_fields
 from userrl_jax import console
 from userrl_jax import data
+from userrl_jax import diagnostics
 from userrl_jax import dialogues
 from userrl_jax import flags
 from userrl_jax import metrics
@@ -71,6 +73,7 @@ class Recorder:
     self._earlier_s = 0.0  # time of the processes that this one goes on for
     self._evaluations: list[Mapping[str, Any]] = []
     self._writers: metrics.Writers | None = None
+    self._watch = diagnostics.Watch()
     parts.folder.mkdir(parents=True, exist_ok=True)
     goes_on = assembly.has_begun(parts.folder)
     self._keep_config(goes_on)
@@ -128,6 +131,7 @@ class Recorder:
         f"{stage.name}: goes on after step {self._next_step} of "
         f"{stage.num_steps}"
       )
+    self._watch = diagnostics.Watch()
     if self._next_step == stage.num_steps:
       return state, iter(())
     self._stream = make_stream()
@@ -136,6 +140,10 @@ class Recorder:
       self._stream.set_state(place)
     if self._writers is None:
       self._open_writers()
+    self._watch = diagnostics.Watch(
+      self._lines_of_stage("metrics.jsonl"),
+      [line["name"] for line in self._lines_of_stage("diagnostics.jsonl")],
+    )
     self._step_start = time.monotonic()
     return state, self._stream
 
@@ -181,13 +189,16 @@ class Recorder:
     assert self._writers is not None
     name, num_steps = self._stage.name, self._stage.num_steps
     time_s = self._earlier_s + now - self._start
-    self._writers.write(name, step, numbers, time_s)
+    holding, findings = self._watch.step(numbers)
+    self._writers.write(name, step, numbers | holding, time_s)
+    self._writers.write_findings(name, step, findings)
     if groups and step % _TRANSCRIPTS_EVERY == 0:
       self._writers.write_transcripts(
         name, step, [t for g in groups for t in g.trajectories]
       )
     if groups or (step + 1) % 20 == 0 or step + 1 == num_steps:
       self._console.show(name, step, num_steps, numbers)
+    self._tell(findings)
     self._step_start = time.monotonic()
 
   def save_when_due(self, num_done: int, state: learner.State) -> None:
@@ -227,6 +238,11 @@ class Recorder:
     self._parts.user.take_counts()
     self._evaluations.append(summary)
     self._console.show_table(self._evaluations)
+    findings = self._watch.evaluation(summary)
+    if self._writers is not None:
+      last = self._stage.num_steps - 1
+      self._writers.write_findings(self._stage.name, last, findings)
+    self._tell(findings)
 
   def finish(self, report: pathlib.Path) -> None:
     """Closes the files and says where the report is."""
@@ -234,6 +250,17 @@ class Recorder:
       self._writers.close()
     minutes = (self._earlier_s + time.monotonic() - self._start) / 60
     self._console.print(f"done in {minutes:.1f} min; report: {report}")
+
+  def _tell(self, findings: Sequence[diagnostics.Finding]) -> None:
+    for finding in findings:
+      self._console.print(f"diagnosis: {finding.name}: {finding.message}")
+
+  def _lines_of_stage(self, name: str) -> list[dict[str, Any]]:
+    """Returns what an earlier process wrote of the stage."""
+    path = self._parts.folder / name
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = [json.loads(line) for line in lines]
+    return [r for r in records if r["stage"] == self._stage.name]
 
   def _tell_faults_of_dialogues(self, stage: stages.Stage) -> None:
     if not stage.dialogues:

@@ -40,6 +40,8 @@ class Run:
   trained: dict[str, list[dict[str, Any]]]  # the last training transcripts
   stages: list[str]
   notes: list[str]  # what is not there or cannot be read
+  # What went wrong in training: stage, step, name and message.
+  findings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
@@ -89,6 +91,7 @@ def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
     trained={s: t for s, t in trained.items() if t},
     stages=stages,
     notes=notes,
+    findings=_read_findings(folder / "diagnostics.jsonl", notes),
   )
 
 
@@ -144,6 +147,14 @@ def _read_lines(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:
   if broken:
     notes.append(f"{path.name}: lines {broken[:5]} are no JSON records")
   return records
+
+
+def _read_findings(
+  path: pathlib.Path, notes: list[str]
+) -> list[dict[str, Any]]:
+  needed = ("stage", "step", "name", "message")
+  found = _read_lines(path, notes) if path.exists() else []
+  return [line for line in found if all(name in line for name in needed)]
 
 
 def _read_evaluations(
