@@ -1,0 +1,141 @@
+"""Transcripts scored anew: as training scores, and by hand."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from userrl_jax import config
+from userrl_jax import metrics
+from userrl_jax import rescore
+from userrl_jax import types
+from userrl_jax.learning import batching
+from userrl_jax.learning import credit
+
+# The worked group of learning/credit.py, three tokens a turn.
+REWARDS = ([0, 0, 1], [0.2, 0.8], [0, 0, 0, 0], [0.5, 0, 0.5])
+
+
+def make_trajectory(rewards, member, task="t", num_tokens=3, fault="ok"):
+  turn_ids = np.repeat(np.arange(len(rewards)), num_tokens)
+  return types.Trajectory(
+    types.Task("tau", task, "test", 1, "s", {}, types.Secret({})),
+    member=member,
+    iteration=-10,
+    token_ids_T=np.arange(1, 2 + turn_ids.size, dtype=np.int32),
+    logprobs_T=np.r_[0, -0.5 * np.ones(turn_ids.size)].astype(np.float32),
+    turn_ids_T=np.r_[-1, turn_ids].astype(np.int32),
+    turns=tuple(types.Turn("x", None, "", r) for r in rewards),
+    stop_reason=types.StopReason.TERMINATED,
+    fault=types.Fault(fault),
+  )
+
+
+GROUPS = [
+  [make_trajectory(r, m) for m, r in enumerate(REWARDS)],
+  [make_trajectory([0.5], m, "flat") for m in range(3)],
+  [
+    make_trajectory([1.0, 0.1], 0, "u", num_tokens=5),
+    make_trajectory([0.0], 1, "u"),
+    make_trajectory([1.0], 2, "u", fault="user_error"),
+    make_trajectory([0.3, 0.3, 0.3], 3, "u", num_tokens=1),
+  ],
+]
+
+
+def records(trajectories):
+  made = [metrics.trajectory_record(t) for t in trajectories]
+  return [json.loads(json.dumps(record)) for record in made]
+
+
+RECORDS = records(t for group in GROUPS for t in group)
+
+
+@pytest.mark.parametrize("score", credit.SCORES)
+@pytest.mark.parametrize("name", credit.CREDITS)
+def test_advantages_are_those_of_training(score, name):
+  settings = config.Credit(score=score, credit=name)
+  batch, _ = batching.pack(
+    [types.Group(group[0].task, group) for group in GROUPS],
+    config.Packing(row_length=32, rows_per_micro_batch=8, logprob_chunk=8),
+    **{"group_size": 4, "max_turns": 4, "num_tasks": 3, "capacity": 2},
+  )
+  want = credit.group_advantages(
+    batch.rewards_PGK,
+    batch.turn_mask_PGK,
+    batch.num_tokens_PGK,
+    batch.valid_PG,
+    settings,
+  )
+  # Written in another order, it is the same.
+  episodes = rescore.rescore(RECORDS[::-1], settings)[::-1]
+  flat = [t for group in GROUPS for t in group]
+  for trajectory, episode in zip(flat, episodes, strict=True):
+    p = ["t", "flat", "u"].index(trajectory.task.id)
+    got = episode.advantages
+    assert len(got) == len(trajectory.turns)
+    np.testing.assert_allclose(
+      got, want[p, trajectory.member, : len(got)], atol=1e-6
+    )
+  assert {e.task for e in episodes if e.is_flat} == {"flat"}
+
+
+def test_the_worked_example():
+  settings = config.Credit(score="r2g", credit="em")
+  episodes = rescore.rescore(RECORDS[:4], settings)
+  assert [e.score for e in episodes] == pytest.approx([0.64, 0.84, 0, 0.82])
+  assert episodes[1].advantages == pytest.approx([0.5627, 0.7834], abs=1e-4)
+
+
+@pytest.fixture
+def run(tmp_path):
+  (tmp_path / "transcripts").mkdir()
+  path = tmp_path / "transcripts" / "evaluation_grpo.jsonl"
+  path.write_text("".join(json.dumps(r) + "\n" for r in RECORDS))
+  trained = config.Config(grpo=config.Grpo(credit=config.Credit(score="sum")))
+  values = dataclasses.asdict(trained)
+  (tmp_path / "config.json").write_text(json.dumps(values))
+  return path
+
+
+def test_the_command_compares_with_the_run(run, tmp_path, capsys):
+  out = tmp_path / "out.json"
+  assert rescore.main([str(run), "--credit=em", f"--json={out}"]) == 0
+  row = capsys.readouterr().out.splitlines()[2].split(" | ")
+  # 10 valid episodes, sums of rewards; the setting of scores is the run's.
+  mean = (1 + 1 + 0 + 1 + 3 * 0.5 + 1.1 + 0 + 0.9) / 10
+  assert row[:4] == ["| tau", "10", f"{mean:.3f}", f"{mean:.3f}"]
+  assert row[4] == "0.300" and 0.5 < float(row[-1].rstrip(" |")) < 1
+  written = json.loads(out.read_text())
+  assert written["settings"]["score"] == "sum"
+  assert written["settings"]["credit"] == "em"
+  assert len(written["episodes"]) == len(RECORDS)
+  assert rescore.main([str(run)]) == 0
+  assert capsys.readouterr().out.splitlines()[2].endswith("1.000 |")
+
+
+@pytest.mark.parametrize(
+  ("text", "flags", "message"),
+  [
+    ("", [], "must hold transcripts, got an empty file"),
+    ('{"gym": "tau"}\n', [], "line 1 must be a transcript .* KeyError: 'task'"),
+    (None, ["--credit=best"], "credit.credit must be one of .* got 'best'"),
+    (None, ["--gamma=2"], "credit.gamma must be within 0 and 1"),
+    (json.dumps(RECORDS[0]) + "\n", 2, "got 0 twice for tau/t"),
+  ],
+)
+def test_what_is_wrong_is_told(run, text, flags, message, capsys):
+  if text is not None:
+    run.write_text(text * (flags or 1))
+  flags = flags if isinstance(flags, list) else []
+  assert rescore.main([str(run), *flags]) == 2
+  error = capsys.readouterr().err
+  assert re.search(message, error), error
+
+
+def test_a_run_without_a_config_is_told(run, capsys):
+  (run.parent.parent / "config.json").unlink()
+  assert rescore.main([str(run)]) == 2
+  assert "must be the config of the run" in capsys.readouterr().err
