@@ -86,11 +86,13 @@ def test_a_run_goes_on_where_its_last_checkpoint_was(parts, capsys, tmp_path):
 def test_what_goes_wrong_is_told_once_also_when_resumed(
   parts, tmp_path, capsys, monkeypatch
 ):
+  sound = _update
+
   @jax.jit
   def ill(state):
-    state, numbers = _update(state)
-    ill = {"episode/num": 4.0, "score/tau": 0.05, "group/flat_share": 0.9}
-    return state, numbers | ill
+    state, numbers = sound(state)
+    signs = {"episode/num": 4.0, "score/tau": 0.05, "group/flat_share": 0.9}
+    return state, numbers | signs
 
   monkeypatch.setitem(globals(), "_update", ill)
   elsewhere = dataclasses.replace(parts, folder=tmp_path / "whole")
