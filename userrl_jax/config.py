@@ -326,6 +326,9 @@ class Evaluation:
   top_k: int = 0  # only the k likeliest tokens; 0 is all
   top_p: float = 1.0  # only the likeliest that together reach p; 1 is all
   min_p: float = 0.0  # only those at least so likely, of the likeliest
+  # Dev tasks of each gym whose demonstrations tell, by their perplexity, what
+  # training forgets; 0 leaves the check out.
+  forgetting_tasks: int = 0
 
 
 @dataclasses.dataclass

@@ -115,6 +115,7 @@ _NUMBERS = {
   "Evaluation.top_k": _NOT_NEGATIVE,
   "Evaluation.top_p": ("in (0, 1]", lambda x: 0 < x <= 1),
   "Evaluation.min_p": _SHARE,
+  "Evaluation.forgetting_tasks": _NOT_NEGATIVE,
   "Mesh.data": _SIZE_OR_REST,
   "Mesh.fsdp": _SIZE_OR_REST,
   "Mesh.tensor": _SIZE_OR_REST,
@@ -249,6 +250,11 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       f"at most gyms.num_test_tasks ({gyms.num_test_tasks})",
       c.evaluation.splits == ("train",)
       or c.evaluation.num_tasks <= gyms.num_test_tasks,
+    ),
+    (
+      "evaluation.forgetting_tasks",
+      f"at most gyms.num_test_tasks ({gyms.num_test_tasks})",
+      c.evaluation.forgetting_tasks <= gyms.num_test_tasks,
     ),
     (
       "evaluation.splits",

@@ -20,6 +20,7 @@ from userrl_jax import collecting
 from userrl_jax import config as config_lib
 from userrl_jax import demonstrate
 from userrl_jax import flags
+from userrl_jax import forgetting
 from userrl_jax import kept_episodes
 from userrl_jax import pins
 from userrl_jax import recorder
@@ -104,6 +105,8 @@ def evaluate(
     seed=parts.config.seed,
     pins=pinned,
   )
+  if settings.forgetting_tasks and params is not None:
+    summary["forgetting"] = forgetting.check(parts, params)
   recorder.write_json(recorder.evaluation_path(parts.folder, stage), summary)
   kept.remove()
   return summary

@@ -64,6 +64,7 @@ class Evaluation:
   averages: Mapping[str, Mapping[str, Estimate]] = _empty()
   # What was evaluated: digests of model, user, tasks and config.
   pins: Mapping[str, Any] = _empty()
+  forgetting: Mapping[str, float] = _empty()  # see `forgetting.check`
 
   def to_dict(self) -> dict[str, Any]:
     """Returns the evaluation as JSON-able dicts."""
