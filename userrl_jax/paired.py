@@ -65,8 +65,11 @@ def table(a: scorecard.Evaluation, b: scorecard.Evaluation) -> str:
   rows = [[*head, "worse", "sign p", "permutation p"]]
   rows.append(["---"] * len(rows[0]))
   for gym in gyms:
-    for name in ("score", "success"):
-      sides = [getattr(e.gyms[gym], f"{name}_by_task") for e in (a, b)]
+    own = [e.gyms[gym] for e in (a, b)]
+    for name, sides in (
+      ("score", [side.scores_by_task for side in own]),
+      ("success", [side.success_by_task for side in own]),
+    ):
       if all(sides):
         rows.append([gym, name, *_cells(statistics.paired_test(*sides))])
   if len(gyms) > 1:
