@@ -17,14 +17,9 @@ wrote after its last checkpoint is dropped, so files come out the same.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import datetime
-import importlib.metadata
 import json
-import os
 import pathlib
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -37,6 +32,7 @@ from userrl_jax import console
 from userrl_jax import data
 from userrl_jax import diagnostics
 from userrl_jax import dialogues
+from userrl_jax import environment as environment_lib
 from userrl_jax import flags
 from userrl_jax import metrics
 from userrl_jax import stages
@@ -44,7 +40,6 @@ from userrl_jax import types
 from userrl_jax.learning import batching
 from userrl_jax.learning import learner
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 # Fields in which a resumed run may differ from what its folder holds.
 _FREE_FIELDS = (
   "out_dir",
@@ -289,7 +284,7 @@ class Recorder:
   def _keep_environment(self, command: flags.Command, goes_on: bool) -> None:
     """Writes what runs; of a run that goes on, what it goes on with."""
     path = self._parts.folder / "environment.json"
-    environment = _environment(self._parts, command)
+    environment = environment_lib.describe(self._parts, command)
     if goes_on and path.exists():
       first = json.loads(path.read_text())
       code, now = first.get("git") or {}, environment["git"] or {}
@@ -378,47 +373,3 @@ def write_transcripts(
     for trajectory in trajectories:
       file.write(json.dumps(metrics.trajectory_record(trajectory)) + "\n")
   temporary.replace(path)
-
-
-def _environment(
-  parts: assembly.Parts, command: flags.Command
-) -> dict[str, Any]:
-  """Describes what is needed to run the same again."""
-  return {
-    "command": " ".join(["python", "-m", _module(), *command.argv]),
-    "recipe": command.recipe,
-    "differences": {k: list(v) for k, v in command.differences.items()},
-    "python": platform.python_version(),
-    "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-    "devices": [device.device_kind for device in jax.devices()],
-    "num_cpus": os.cpu_count(),
-    "tokenizer": parts.tokenizer.fingerprint,
-    "git": _git(),
-  }
-
-
-def _module() -> str:
-  spec = getattr(sys.modules["__main__"], "__spec__", None)
-  return spec.name if spec else "userrl_jax.train"
-
-
-def _git() -> dict[str, Any] | None:
-  """Returns the commit of the code and whether files differ from it."""
-  folder = pathlib.Path(__file__).parent
-
-  def run(*words: str) -> str:
-    return subprocess.run(
-      ["git", "-C", str(folder), *words],
-      capture_output=True,
-      text=True,
-      check=True,
-      timeout=10,
-    ).stdout.strip()
-
-  try:
-    return {
-      "commit": run("rev-parse", "HEAD"),
-      "changed": bool(run("status", "--porcelain", "--untracked-files=no")),
-    }
-  except (OSError, subprocess.SubprocessError):
-    return None
