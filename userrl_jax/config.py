@@ -228,8 +228,20 @@ class Credit:
   credit: str = "equalized"  # equalized, naive, r2g or em
   gamma: float = 0.8
   em_k: float = 2.0
-  normalize: str = "std"  # std (of the group, n-1) or none
+  # By what the distance from the group's mean is divided: std (n-1), std_n (n)
+  # or none; leave_one_out is the distance from the mean of the others.
+  normalize: str = "std"
+  # How z and credits make advantages: scaled, signed (more credit never gets
+  # less) or printed (the paper's formula).
+  spread: str = "scaled"
   released: bool = False  # rounding and groups of one as in UserRL's code
+  turn_penalty: float = 0.0  # taken off the score, a turn
+  length_penalty: float = 0.0  # taken off the score, 1000 sampled tokens
+  free_tokens: int = 0  # sampled tokens before length_penalty begins
+  # Rewards: raw, or share (of the most that the task can give).
+  reward_scale: str = "raw"
+  # Factors of rewards by gym, such as travel=0.5; of others 1.
+  gym_scales: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass

@@ -32,7 +32,9 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   "Engine.when_full": ("wait", "give_up"),
   "Credit.score": ("mean", "sum", "r2g"),
   "Credit.credit": ("equalized", "naive", "r2g", "em"),
-  "Credit.normalize": ("std", "none"),
+  "Credit.normalize": ("std", "std_n", "none", "leave_one_out"),
+  "Credit.spread": ("scaled", "signed", "printed"),
+  "Credit.reward_scale": ("raw", "share"),
   "Optimizer.name": ("adamw", "muon"),
   "Optimizer.schedule": ("constant", "cosine"),
   "Evaluation.agent": ("policy", "oracle", "canned"),
@@ -60,6 +62,7 @@ _MAY_BE_EMPTY = (
   "Judge.base_url",
   "Judge.api_key_env",
   "Recording.file",
+  "Credit.gym_scales",
   "Config.init_from",
 )
 
@@ -102,6 +105,9 @@ _NUMBERS = {
   "Rollout.num_retries": _NOT_NEGATIVE,
   "Rollout.max_invalid_share": _SHARE,
   "Credit.gamma": _SHARE,
+  "Credit.turn_penalty": _NOT_NEGATIVE,
+  "Credit.length_penalty": _NOT_NEGATIVE,
+  "Credit.free_tokens": _NOT_NEGATIVE,
   "Optimizer.warmup_steps": _NOT_NEGATIVE,
   "Optimizer.b1": _BELOW_ONE,
   "Optimizer.b2": _BELOW_ONE,
@@ -138,7 +144,8 @@ def validate(config: config_lib.Config) -> None:
 def _value_problems(config: config_lib.Config) -> Iterator[str]:
   for knob in config_fields.knobs(config):
     values = knob.value if isinstance(knob.value, tuple) else (knob.value,)
-    if not values or len(set(values)) < len(values):
+    may_be_empty = knob.key in _MAY_BE_EMPTY
+    if not (values or may_be_empty) or len(set(values)) < len(values):
       yield f"{knob.path} must hold values, none twice, got {knob.value}"
     for value in values:
       rule = _broken_rule(knob.key, value)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 
 import hypothesis
 from hypothesis import strategies
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 from userrl_jax import config
+from userrl_jax.learning import baselines
 from userrl_jax.learning import credit
+from userrl_jax.learning import spreads
 
 SCORE_NAMES = {"Sum": "mean", "SumPaper": "sum", "R2G": "r2g"}
 CREDIT_NAMES = {
@@ -104,8 +107,113 @@ def test_golden_cases(credit_name, score_name, on_device):
         assert not mine.any(), case["name"]
 
 
+# Every function of a family, and how to compute what its docstring promises.
+WORKED = {
+  **{
+    f"score {name}": (function, config.Credit(score=name))
+    for name, function in credit.SCORES.items()
+  },
+  **{
+    f"credit {name}": (function, config.Credit(credit=name))
+    for name, function in credit.CREDITS.items()
+  },
+  **{
+    f"normalize {name}": (
+      function,
+      config.Credit(score="mean", normalize=name),
+    )
+    for name, function in baselines.NORMALIZATIONS.items()
+  },
+  **{
+    f"spread {name}": (
+      function,
+      config.Credit(
+        credit="em",
+        spread=name,
+        normalize="std_n" if name == "printed" else "std",
+      ),
+    )
+    for name, function in spreads.SPREADS.items()
+  },
+}
+
+
+@pytest.mark.parametrize("name", WORKED)
+def test_docstrings_have_source_and_true_numbers(name):
+  function, settings = WORKED[name]
+  rewards, mask, tokens, valid = _main_group()
+  scores = credit.score(rewards, mask, tokens, settings)
+  got = {
+    "score": lambda: scores[..., None],
+    "credit": lambda: function(np.where(mask, rewards, 0), mask, settings, np),
+    "normalize": lambda: baselines.normalize(scores, valid, settings)[
+      ..., None
+    ],
+    "spread": lambda: credit.group_advantages(*_main_group(), settings),
+  }[name.split()[0]]()
+  text = function.__doc__
+  assert re.search("arXiv|paper|released|UserRL|Our own", text)
+  number = r"-?\d+(?:\.\d+)?"
+  examples = re.findall(rf"t(\d) ->\s+({number}(?:,\s+{number})*)", text)
+  assert examples and any(float(x) for x in re.findall(number, examples[0][1]))
+  for member, numbers in examples:
+    for k, written in enumerate(re.findall(number, numbers)):
+      decimals = len(written.partition(".")[2])
+      mine = got[0, int(member) - 1, k]
+      assert abs(mine - float(written)) <= 0.5001 * 10.0**-decimals, name
+
+
+def test_signed_mirrors_credits_below_the_mean():
+  credits = np.array([[[0.32, 0.4, 0, 0], [0, 0, 0, 0], [-1, 1, 3, 9]]])
+  tokens = np.full((1, 3, 4), 3) * (np.arange(4) < [[[4], [4], [3]]])
+  z = np.array([[-1.0, -1.0, 0.5]])
+  for xp in (np, jnp):
+    got = spreads.signed(z, credits, tokens, z, z < 9, xp)[0]
+    np.testing.assert_allclose(
+      got,
+      [
+        [-0.2727, 0, -1.3636, -1.3636],
+        [-1, -1, -1, -1],  # scaled would teach nothing
+        [0, 1 / 3, 2 / 3, 0],
+      ],
+      atol=5e-5,
+    )
+
+
+def test_printed_is_blind_under_equalized_credits():
+  settings = config.Credit(
+    score="sum", spread="printed", normalize="std_n", credit="equalized"
+  )
+  got = credit.group_advantages(*_main_group(), settings)[0]
+  mask = _main_group()[1][0]
+  np.testing.assert_allclose(got[mask], 0.25 / np.sqrt(0.1875), atol=1e-5)
+  assert not got[~mask].any()
+
+
 @pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
-def test_worked_numbers_of_the_docstrings(on_device):
+def test_penalties_lower_scores_and_no_credit(on_device):
+  rewards, mask, tokens, valid = _main_group()
+  settings = config.Credit(
+    score="sum",
+    normalize="none",
+    turn_penalty=0.1,
+    length_penalty=50.0,
+    free_tokens=6,
+  )
+  want = np.array([0.55, 0.8, -0.7, 0.55])  # 1 - 0.3 - 0.15, 1 - 0.2 - 0, ...
+  got = credit.score(rewards, mask, tokens, settings)
+  np.testing.assert_allclose(got, [want], atol=1e-12)
+  got = _advantages((rewards, mask, tokens, valid), settings, on_device)
+  np.testing.assert_allclose(got[0, :, 0], want - want.mean(), atol=1e-6)
+  raised = config.Credit(credit="em", turn_penalty=0.1)
+  np.testing.assert_array_equal(
+    credit.em_credit(rewards, mask, raised, np),
+    credit.em_credit(rewards, mask, config.Credit(), np),
+  )
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+def test_advantages_of_the_main_group(on_device):
   arrays = _main_group()
   cases = {
     ("mean", "em"): [
@@ -135,9 +243,9 @@ def test_worked_numbers_of_the_docstrings(on_device):
 
 def test_defaults_do_not_round_and_a_group_of_one_gives_zero():
   rewards, mask, tokens, valid = _main_group()
-  exact = credit.score(rewards, mask, config.Credit(score="mean"))
+  exact = credit.score(rewards, mask, tokens, config.Credit(score="mean"))
   rounded = credit.score(
-    rewards, mask, config.Credit(score="mean", released=True)
+    rewards, mask, tokens, config.Credit(score="mean", released=True)
   )
   assert exact[0, 0] == 1 / 3 and rounded[0, 0] == 0.3333
   em = config.Credit(credit="em")
@@ -155,24 +263,47 @@ def test_defaults_do_not_round_and_a_group_of_one_gives_zero():
   assert not lone[0, [0, 2, 3]].any()
 
 
-def test_without_normalisation_z_is_the_distance_from_the_mean():
-  rewards, mask, tokens, valid = _main_group()
-  settings = config.Credit(score="sum", normalize="none")
-  got = credit.group_advantages(rewards, mask, tokens, valid, settings)
-  np.testing.assert_allclose(got[0, :, 0], [0.25, 0.25, -0.75, 0.25])
-
-
 @pytest.mark.parametrize(
-  "score,name", list(itertools.product(credit.SCORES, credit.CREDITS))
+  "name,want",
+  [
+    ("std", [0.5, 0.5, -1.5, 0.5]),
+    ("std_n", [0.57735, 0.57735, -1.73205, 0.57735]),
+    ("none", [0.25, 0.25, -0.75, 0.25]),
+    ("leave_one_out", [1 / 3, 1 / 3, -1, 1 / 3]),
+  ],
 )
-def test_device_agrees_with_host_and_loops(score, name):
+def test_normalisations_by_hand_and_of_valid_members_alone(name, want):
+  rewards, mask, tokens, valid = _main_group()
+  settings = config.Credit(score="sum", normalize=name)
+  got = credit.group_advantages(rewards, mask, tokens, valid, settings)
+  np.testing.assert_allclose(got[0, :, 0], want, atol=5e-6)
+  valid = np.array([[True, True, False, False]])  # both score 1
+  assert not credit.group_advantages(
+    rewards, mask, tokens, valid, settings
+  ).any()
+  valid = np.array([[True, False, True, False]])  # 1 and 0
+  size = {"std": 0.5**0.5, "std_n": 1, "none": 0.5, "leave_one_out": 1}[name]
+  got = credit.group_advantages(rewards, mask, tokens, valid, settings)
+  np.testing.assert_allclose(got[0, :, 0], [size, 0, -size, 0], atol=5e-6)
+
+
+METHODS = [
+  *itertools.product(credit.SCORES, credit.CREDITS, ["std"], ["scaled"]),
+  ("sum", "naive", "leave_one_out", "scaled"),
+  ("mean", "em", "std_n", "printed"),
+  ("r2g", "r2g", "none", "signed"),
+]
+
+
+@pytest.mark.parametrize("score,name,normalize,spread", METHODS)
+def test_device_agrees_with_host_and_loops(score, name, normalize, spread):
   rng = np.random.default_rng(0)
   P, G, K = 6, 5, 7
   mask = _mask(rng.integers(1, K + 1, (P, G)), K)
   rewards = rng.choice([0.0, 0.2, 0.5, 1.0], (P, G, K))
   tokens = rng.integers(1, 9, (P, G, K)) * mask
   valid = rng.random((P, G)) < 0.8
-  settings = config.Credit(score=score, credit=name, gamma=0.7)
+  settings = config.Credit(score, name, 0.7, normalize=normalize, spread=spread)
   arrays = (rewards, mask, tokens, valid)
   host = _advantages(arrays, settings, False)
   device = _advantages(arrays, settings, True)
@@ -200,7 +331,7 @@ def _looped(rewards, mask, tokens, valid, settings):
     if len(members) < 2 or np.ptp(list(scores.values())) < 1e-9:
       continue
     mean = np.mean(list(scores.values()))
-    std = np.std(list(scores.values()), ddof=1)
+    std = np.std(list(scores.values()), ddof=settings.normalize == "std")
     for g, row in rows.items():
       credits = {
         "equalized": [1.0] * len(row),
@@ -214,10 +345,23 @@ def _looped(rewards, mask, tokens, valid, settings):
           for r in row
         ],
       }[settings.credit]
+      others = [s for j, s in scores.items() if j != g]
+      z = {
+        "std": (scores[g] - mean) / (std + 1e-6),
+        "std_n": (scores[g] - mean) / (std + 1e-6),
+        "none": scores[g] - mean,
+        "leave_one_out": scores[g] - sum(others) / len(others),
+      }[settings.normalize]
+      if settings.spread == "printed":
+        out[p, g, : len(row)] = (np.array(credits) - mean) / (std + 1e-6)
+        continue
+      if settings.spread == "signed" and max(credits) == min(credits):
+        credits = [1.0] * len(row)
+      elif settings.spread == "signed" and z < 0:
+        credits = [max(credits) + min(credits) - c for c in credits]
       E = sum(c * n for c, n in zip(credits, tokens[p, g], strict=False))
       N = sum(n for c, n in zip(credits, tokens[p, g], strict=False) if c)
       for k, c in enumerate(credits):
-        z = (scores[g] - mean) / (std + 1e-6)
         out[p, g, k] = z * c * N / E if E else 0.0
   return out
 
@@ -235,8 +379,14 @@ def test_equal_scores_give_exactly_zero_for_10000_values():
   mask = np.ones_like(rewards, bool)
   valid = np.ones(rewards.shape[:2], bool)
   arrays = (rewards, mask, 3 * mask, valid)
-  for score, name in zip(credit.SCORES, ("r2g", "em", "naive"), strict=True):
-    settings = config.Credit(score=score, credit=name)
+  for i, score in enumerate(("mean", "sum", "r2g", "sum")):
+    normalize = list(baselines.NORMALIZATIONS)[i]
+    settings = config.Credit(
+      score,
+      ("r2g", "em", "naive", "em")[i],
+      normalize=normalize,
+      spread=("scaled", "printed", "signed", "signed")[i],
+    )
     assert not _advantages(arrays, settings, False).any()
     assert not _advantages(arrays, settings, True).any()
 
@@ -262,29 +412,47 @@ def test_credits_that_cancel_give_zero_rather_than_explode():
     assert not got[0, 0].any() and got[0, 1, 0] > 0
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
-@hypothesis.given(seed=strategies.integers(0, 2**32 - 1))
-def test_invariances(seed):
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(
+  seed=strategies.integers(0, 2**32 - 1),
+  score=strategies.sampled_from(list(credit.SCORES)),
+  name=strategies.sampled_from(list(credit.CREDITS)),
+  normalize=strategies.sampled_from(list(baselines.NORMALIZATIONS)),
+  spread=strategies.sampled_from(list(spreads.SPREADS)),
+  lowest=strategies.sampled_from([0.0, -1.0]),
+)
+def test_invariances(seed, score, name, normalize, spread, lowest):
   rng = np.random.default_rng(seed)
   P, G, K = 3, 4, 5
   mask = _mask(rng.integers(1, K + 1, (P, G)), K)
-  rewards = rng.random((P, G, K)).round(1)
+  rewards = rng.uniform(lowest, 1, (P, G, K)).round(1)
   tokens = rng.integers(1, 9, (P, G, K)) * mask
   valid = rng.random((P, G)) < 0.8
-  names = (rng.choice(list(credit.SCORES)), rng.choice(list(credit.CREDITS)))
-  settings = config.Credit(score=names[0], credit=names[1])
+  settings = config.Credit(score, name, normalize=normalize, spread=spread)
+  settings.turn_penalty = rng.choice([0, 0.05])
+  settings.length_penalty = rng.choice([0, 3.0])
   got = credit.group_advantages(rewards, mask, tokens, valid, settings)
 
-  z = credit.normalize(credit.score(rewards, mask, settings), valid, settings)
+  scores = credit.score(rewards, mask, tokens, settings)
+  z = baselines.normalize(scores, valid, settings)
   np.testing.assert_allclose(z.sum(-1), 0, atol=1e-9)
   assert not got[~valid].any() and not got[~mask].any()
+  assert not got[baselines.flat_groups(scores, valid)].any()
+  if spread != "printed" and name == "equalized":
+    # Each trajectory's tokens carry its z, so a group's means cancel.
+    means = (got * tokens).sum(-1) / tokens.sum(-1)
+    np.testing.assert_allclose(means, z, atol=1e-9)
+  if spread == "signed":
+    earned = np.where(mask, rewards, 0)
+    credits = credit.CREDITS[name](earned, mask, settings, np)
+    _check_signed(got, z, credits, tokens)
 
   order = rng.permutation(G)
   shuffled = credit.group_advantages(
     rewards[:, order], mask[:, order], tokens[:, order], valid[:, order],
     settings,
   )  # fmt: skip
-  np.testing.assert_allclose(shuffled, got[:, order], atol=1e-12)
+  np.testing.assert_allclose(shuffled, got[:, order], atol=1e-9)
 
   # Invalid members, absent turns and more of both change nothing.
   wide = [
@@ -294,7 +462,21 @@ def test_invariances(seed):
   ]
   wide[0][:P, :G][~valid] = 99.0
   padded = credit.group_advantages(*wide, settings)
-  np.testing.assert_allclose(padded[:P, :G, :K], got, atol=1e-12)
+  np.testing.assert_allclose(padded[:P, :G, :K], got, atol=1e-9)
+
+
+def _check_signed(advantages, z, credits, tokens):
+  """Holds each trajectory to what `signed` promises."""
+  for place in np.ndindex(z.shape):
+    here = tokens[place] > 0
+    A, n = advantages[place][here], tokens[place][here]
+    ordered = A[np.argsort(credits[place][here], kind="stable")]
+    assert (np.diff(ordered) >= -1e-9).all()  # no inversion, whatever the sign
+    assert (A * z[place] >= 0).all()
+    if z[place]:
+      np.testing.assert_allclose(
+        (A * n).sum(), z[place] * n[A != 0].sum(), atol=1e-9
+      )
 
 
 @pytest.mark.parametrize(
@@ -303,6 +485,7 @@ def test_invariances(seed):
     ("score", "Sum"),
     ("credit", "r2"),
     ("normalize", ""),
+    ("spread", "even"),
     ("gamma", 1.5),
     ("em_k", 0),
   ],
@@ -310,4 +493,6 @@ def test_invariances(seed):
 def test_bad_settings_are_refused(field, value):
   with pytest.raises(ValueError, match=f"credit.{field} must"):
     credit.check(config.Credit(**{field: value}))
+  with pytest.raises(ValueError, match="normalize must be std_n"):
+    credit.check(config.Credit(spread="printed"))
   credit.check(config.Credit())

@@ -4,9 +4,10 @@ Comes in: rewards_PGK with the mask of turns that exist, the tokens of each turn
 that are really in the batch, and which trajectories are valid. Goes out:
 advantages_PGK. In between, per group of G members:
 
-  score   one number a trajectory (SCORES), compared within the group -> z
+  score   one number a trajectory (SCORES), less its penalties
+  z       the score compared within the group (baselines.NORMALIZATIONS)
   credit  one number a turn (CREDITS), which says where in it z belongs
-  spread  A_k = z c_k N / E, so that the tokens' mean advantage stays z
+  spread  the advantage of the turn's tokens (spreads.SPREADS)
 
 Every function is pure array code over an array module `xp`: numpy in float64
 for tests, reports and re-scoring; jax.numpy in float32 inside the jitted step.
@@ -21,12 +22,11 @@ from typing import Any
 import numpy as np
 
 from userrl_jax import config
+from userrl_jax.learning import baselines
+from userrl_jax.learning import spreads
 
 Array = Any  # numpy.ndarray or jax.Array
 
-STD_EPSILON = 1e-6  # added to the group's standard deviation
-# Scores (and sums of credit) closer than this are equal but for float rounding.
-FLAT_TOLERANCE = 1e-6
 EM_MAX_EXPONENT = 60.0  # keeps `em` of a large penalty finite in float32
 
 
@@ -67,7 +67,7 @@ def r2g_score(
   """Discounts rewards from the first turn: s = sum_k gamma^(k-1) r_k.
 
   The paper's reward-to-go of a trajectory; the first turn is not discounted.
-  Example: t1 -> 0.64, t2 -> 0.2 + 0.64 = 0.84, t3 -> 0, t4 -> 0.82.
+  Example: t1 -> 0.64, t2 -> 0.84, t3 -> 0, t4 -> 0.82.
 
   Returns:
     [P, G] scores.
@@ -83,7 +83,7 @@ def equalized_credit(
 ) -> Array:
   """Credits every turn alike: c_k = 1, so that every token carries z.
 
-  The paper's "Equalized". Example: t2 -> 1, 1.
+  The paper's "Equalized". Example: t2 -> 1, 1; t4 -> 1, 1, 1.
 
   Returns:
     [P, G, K] credits.
@@ -163,12 +163,14 @@ def check(settings: config.Credit) -> None:
   """Refuses settings that name or mean nothing.
 
   Raises:
-    ValueError: for an unknown name or a number out of range.
+    ValueError: for an unknown name, a number out of range, or a mix of
+      formulas that exclude each other.
   """
   for field, known in (
-    ("score", tuple(SCORES)),
-    ("credit", tuple(CREDITS)),
-    ("normalize", ("std", "none")),
+    ("score", SCORES),
+    ("credit", CREDITS),
+    ("spread", spreads.SPREADS),
+    ("normalize", baselines.NORMALIZATIONS),
   ):
     if getattr(settings, field) not in known:
       raise ValueError(
@@ -181,6 +183,11 @@ def check(settings: config.Credit) -> None:
     )
   if settings.em_k <= 0:
     raise ValueError(f"credit.em_k must be above 0; got {settings.em_k}")
+  if settings.spread == "printed" and settings.normalize != "std_n":
+    raise ValueError(
+      "credit.normalize must be std_n with credit.spread=printed, which "
+      f"divides by that; got {settings.normalize!r}"
+    )
 
 
 def group_advantages(
@@ -196,7 +203,7 @@ def group_advantages(
   Args:
     rewards_PGK: [P, G, K] float, the reward of each turn.
     turn_mask_PGK: [P, G, K] bool, True where the turn exists.
-    num_tokens_PGK: [P, G, K] int, the turn's sampled tokens in the batch.
+    num_tokens_PGK: [P, G, K] int, the turn's sampled tokens.
     valid_PG: [P, G] bool, True where the trajectory counts.
     settings: names and numbers of the method; see `check`.
     xp: numpy (computes in float64) or jax.numpy (float32).
@@ -204,104 +211,45 @@ def group_advantages(
   Returns:
     [P, G, K] advantages; exactly 0 for invalid members and flat groups.
   """
-  scores_PG = score(rewards_PGK, turn_mask_PGK, settings, xp)
-  z_PG = normalize(scores_PG, valid_PG, settings, xp)
+  scores_PG = score(rewards_PGK, turn_mask_PGK, num_tokens_PGK, settings, xp)
+  z_PG = baselines.normalize(scores_PG, valid_PG, settings, xp)
   rewards_PGK = _masked(rewards_PGK, turn_mask_PGK, xp)
   credits_PGK = CREDITS[settings.credit](
     rewards_PGK, turn_mask_PGK, settings, xp
   )
   credits_PGK = xp.where(turn_mask_PGK, credits_PGK, 0)
-  return spread_scaled(z_PG, credits_PGK, num_tokens_PGK, xp)
+  return spreads.SPREADS[settings.spread](
+    z_PG, credits_PGK, num_tokens_PGK, scores_PG, valid_PG, xp
+  )
 
 
 def score(
   rewards_PGK: Array,
   turn_mask_PGK: Array,
-  settings: config.Credit,
-  xp: ModuleType = np,
-) -> Array:
-  """Computes each trajectory's score, [P, G], by `settings.score`."""
-  rewards_PGK = _masked(rewards_PGK, turn_mask_PGK, xp)
-  return SCORES[settings.score](rewards_PGK, turn_mask_PGK, settings, xp)
-
-
-def flat_groups(
-  scores_PG: Array, valid_PG: Array, xp: ModuleType = np
-) -> Array:
-  """Finds groups whose valid members score the same but for float rounding.
-
-  A group is flat when max - min <= 1e-6 max(1, |s|). Without this test, eight
-  scores of 0.7 get z = 0.056 in float32: their mean is not exactly 0.7, and the
-  rounding error is divided by a standard deviation that is almost 0.
-
-  Returns:
-    [P] bool; True for groups of at most one valid member.
-  """
-  low_P = xp.where(valid_PG, scores_PG, xp.inf).min(-1)
-  high_P = xp.where(valid_PG, scores_PG, -xp.inf).max(-1)
-  size_P = xp.where(valid_PG, xp.abs(scores_PG), 0).max(-1)
-  return high_P - low_P <= FLAT_TOLERANCE * xp.maximum(size_P, 1)
-
-
-def normalize(
-  scores_PG: Array,
-  valid_PG: Array,
-  settings: config.Credit,
-  xp: ModuleType = np,
-) -> Array:
-  """Compares scores within their group: z = (s - mean) / (std + 1e-6).
-
-  Mean and standard deviation (n - 1) are over the valid members. `normalize`
-  "none" leaves the division out. A group of one gives 0; with
-  `settings.released` its mean is 0 and its std 1, as in UserRL's code.
-  Example (mean score): t1 -> 0.1986, t2 -> 0.9935, t3 -> -1.3907, t4 -> 0.1986.
-
-  Returns:
-    [P, G] z; exactly 0 for invalid members and in flat groups.
-  """
-  num_valid_P1 = valid_PG.sum(-1, keepdims=True)
-  valid_scores_PG = xp.where(valid_PG, scores_PG, 0)
-  mean_P1 = valid_scores_PG.sum(-1, keepdims=True) / xp.maximum(num_valid_P1, 1)
-  z_PG = xp.where(valid_PG, scores_PG - mean_P1, 0)
-  lone_z_PG = valid_scores_PG
-  if settings.normalize == "std":
-    variance_P1 = (z_PG**2).sum(-1, keepdims=True) / xp.maximum(
-      num_valid_P1 - 1, 1
-    )
-    z_PG = z_PG / (xp.sqrt(variance_P1) + STD_EPSILON)
-    lone_z_PG = lone_z_PG / (1 + STD_EPSILON)
-  z_PG = xp.where(flat_groups(scores_PG, valid_PG, xp)[:, None], 0, z_PG)
-  if settings.released:
-    z_PG = xp.where(num_valid_P1 == 1, lone_z_PG, z_PG)
-  return z_PG
-
-
-def spread_scaled(
-  z_PG: Array,
-  credits_PGK: Array,
   num_tokens_PGK: Array,
+  settings: config.Credit,
   xp: ModuleType = np,
 ) -> Array:
-  """Spreads z over turns: A_k = z c_k N / E, as UserRL's code does.
+  """Computes each trajectory's score by `settings.score`, less its penalties.
 
-  N is the number of tokens whose turn has a credit other than 0 and
-  E = sum_v c_v n_v, so the mean advantage over those N tokens is z. Where E is
-  0 (but for rounding) the whole trajectory gets 0. Below the group's mean
-  (z < 0) it pushes the turns with the most credit down hardest.
-  Example (em credit, r2g score): t2 -> 0.6730 * (0.6906, 0.9615) * 6 / 4.9563 =
-  0.5627, 0.7834.
+  With t turns and n sampled tokens, `turn_penalty` t and
+  `length_penalty` max(0, n - `free_tokens`) / 1000 are taken off. Penalties
+  say which trajectory is better, not which turn: credits know none.
+  Example (sum, penalties 0.1 and 50, 6 free tokens): t1, of 3 turns and 9
+  tokens, 1 - 0.3 - 0.15 = 0.55.
 
   Returns:
-    [P, G, K] advantages.
+    [P, G] scores.
   """
-  weight_PGK = credits_PGK * num_tokens_PGK
-  N_PG = xp.where(credits_PGK != 0, num_tokens_PGK, 0).sum(-1)
-  E_PG = weight_PGK.sum(-1)
-  has_credit_PG = xp.abs(E_PG) > FLAT_TOLERANCE * xp.abs(weight_PGK).sum(-1)
-  scale_PG = xp.where(
-    has_credit_PG, z_PG * N_PG / xp.where(has_credit_PG, E_PG, 1), 0
-  )
-  return scale_PG[..., None] * credits_PGK
+  rewards_PGK = _masked(rewards_PGK, turn_mask_PGK, xp)
+  score_PG = SCORES[settings.score](rewards_PGK, turn_mask_PGK, settings, xp)
+  if settings.turn_penalty:
+    score_PG = score_PG - settings.turn_penalty * turn_mask_PGK.sum(-1)
+  if settings.length_penalty:
+    num_tokens_PG = xp.where(turn_mask_PGK, num_tokens_PGK, 0).sum(-1)
+    excess_PG = xp.maximum(num_tokens_PG - settings.free_tokens, 0)
+    score_PG = score_PG - settings.length_penalty / 1000 * excess_PG
+  return score_PG
 
 
 def _masked(rewards_PGK: Array, turn_mask_PGK: Array, xp) -> Array:

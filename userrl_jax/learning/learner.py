@@ -18,6 +18,7 @@ import optax
 
 from userrl_jax import config
 from userrl_jax import sharding
+from userrl_jax.learning import baselines
 from userrl_jax.learning import batching
 from userrl_jax.learning import credit
 from userrl_jax.learning import losses
@@ -121,7 +122,7 @@ def make_update(
     advantages_PGK = credit.group_advantages(
       *arrays, batch.num_tokens_PGK, batch.valid_PG, grpo.credit, jnp
     )
-    scores_PG = credit.score(*arrays, grpo.credit, jnp)
+    scores_PG = credit.score(*arrays, batch.num_tokens_PGK, grpo.credit, jnp)
     num_tokens = count_tokens(batch)
 
     def loss_of(params: Params, rows: batching.Rows):
@@ -327,7 +328,7 @@ def compile_update(
 def _group_metrics(scores_PG: jax.Array, valid_PG: jax.Array) -> Metrics:
   """Describes the groups that have a valid member."""
   has_member_P = valid_PG.any(-1)
-  flat_P = credit.flat_groups(scores_PG, valid_PG, jnp) & has_member_P
+  flat_P = baselines.flat_groups(scores_PG, valid_PG, jnp) & has_member_P
   num_valid = jnp.maximum(valid_PG.sum(), 1)
   return {
     "advantage/flat_share": flat_P.sum() / jnp.maximum(has_member_P.sum(), 1),
