@@ -255,6 +255,7 @@ class Optimizer:
   b1: float = 0.9
   b2: float = 0.999
   weight_decay: float = 0.0
+  decay_all: bool = False  # also norms and embeddings, as UserRL's code does
   max_grad_norm: float = 1.0
 
 
@@ -307,6 +308,25 @@ class Grpo:
   clip_low: float = 0.2
   clip_high: float = 0.2
   dual_clip: float = 3.0
+  # Of a token: ppo, gspo (ratios of whole trajectories), cispo (clipped
+  # weights), or plain policy gradient.
+  loss: str = "ppo"
+  # Tokens weigh alike (token_mean), trajectories do (sequence_mean), or each
+  # trajectory counts as loss_length tokens (constant_length).
+  aggregation: str = "token_mean"
+  loss_length: int = 512  # tokens, with constant_length
+  kl_coef: float = 0.0  # of the KL to the stage's first params; 0 is none
+  kl_estimator: str = "k3"  # k1, k2 or k3
+  entropy_coef: float = 0.0  # of the bonus; 0 is none
+  # Ratios start from the learner's log-probs, and tokens weigh at most this
+  # many times for the sampler's being others; 0: from the sampler's, unweighed.
+  importance_cap: float = 0.0
+  num_mini_batches: int = 1  # optimizer steps an iteration
+  # Groups that all score alike: keep; drop, so that nothing is computed of
+  # them; refill, play other tasks in their place.
+  flat_groups: str = "keep"
+  refill_rounds: int = 2  # refill: at most so many times a whole iteration
+  overlong: str = "train"  # trajectories cut by a token budget: train or mask
   credit: Credit = dataclasses.field(default_factory=Credit)
   optimizer: Optimizer = dataclasses.field(
     default_factory=lambda: Optimizer(learning_rate=3e-4)

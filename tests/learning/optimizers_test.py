@@ -81,6 +81,13 @@ def test_weight_decay_spares_norms_and_embeddings(params, name):
     np.testing.assert_allclose(
       changes[name], (0.99**2 - 1) * _by_name(params)[name], rtol=1e-4
     )
+  optimizer, _ = optimizers.make(
+    config.Optimizer(learning_rate=0.1, weight_decay=0.1, decay_all=True), 10
+  )
+  for name, change in _two_steps(params, zeros, optimizer).items():
+    np.testing.assert_allclose(
+      change, (0.99**2 - 1) * _by_name(params)[name], rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

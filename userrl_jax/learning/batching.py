@@ -29,6 +29,10 @@ import numpy as np
 
 from userrl_jax import config
 from userrl_jax import types
+from userrl_jax.learning import rewards
+
+# Ends of a trajectory that say it was cut, not that it was done.
+OVERLONG = (types.StopReason.TURN_BUDGET, types.StopReason.EPISODE_BUDGET)
 
 Array = np.ndarray | jax.Array
 
@@ -44,6 +48,8 @@ class Rows(NamedTuple):
       that predicts the token, one before the token; 0 on padding.
     targets: [A, B, M] int32, the token's id; 0 on padding.
     logprobs: [A, B, M] float32, nats, as sampled; 0 on padding.
+    old_logprobs: [A, B, M] float32, nats, under the params that the iteration
+      starts with; as sampled, until `iterations` fills them in.
     slots: [A, B, M] int32, index of the token's turn in the flattened
       [P, G, K]; -1 on padding.
   """
@@ -54,6 +60,7 @@ class Rows(NamedTuple):
   sampled_positions: Array
   targets: Array
   logprobs: Array
+  old_logprobs: Array
   slots: Array
 
 
@@ -63,10 +70,11 @@ class Batch(NamedTuple):
   Attributes:
     rows: the packed rows.
     num_micro_batches: [] int32, how many of the A micro-batches hold tokens.
-    rewards_PGK: [P, G, K] float32, 0 where there is no turn.
+    rewards_PGK: [P, G, K] float32, scaled; 0 where there is no turn.
     turn_mask_PGK: [P, G, K] bool, True where the turn exists.
-    num_tokens_PGK: [P, G, K] int32, the turn's sampled tokens in the rows.
+    num_tokens_PGK: [P, G, K] int32, the turn's sampled tokens.
     valid_PG: [P, G] bool, True where a trajectory exists and is valid.
+    in_loss_PG: [P, G] bool, True where its tokens are in the rows.
   """
 
   rows: Rows
@@ -75,6 +83,7 @@ class Batch(NamedTuple):
   turn_mask_PGK: Array
   num_tokens_PGK: Array
   valid_PG: Array
+  in_loss_PG: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +91,13 @@ class PackStats:
   """What packing used and wasted."""
 
   num_trajectories: int  # packed
-  num_left_out: int  # invalid, or without any token to learn from
+  num_left_out: int  # invalid, masked, or without a token to learn from
   num_rows: int  # with at least one trajectory
   num_micro_batches: int
   num_tokens: int  # real tokens in the rows
   num_sampled_tokens: int  # tokens with a loss
   pad_share: float  # of the computed token places that hold no token
+  num_flat_groups: int = 0  # dropped, because all members scored alike
 
 
 def capacity(
@@ -127,8 +137,9 @@ def pack(
   max_turns: int,
   num_tasks: int,
   capacity: int,
+  grpo: config.Grpo | None = None,
 ) -> tuple[Batch, PackStats]:
-  """Packs the groups of an iteration for `learner.make_update`.
+  """Packs groups for `learner.make_update`.
 
   Invalid trajectories are left out, and so are ids read after the last sampled
   one, which no loss depends on. Missing groups and members are invalid.
@@ -140,6 +151,8 @@ def pack(
     max_turns: K, the most turns a trajectory may have.
     num_tasks: P.
     capacity: A, see the function `capacity`.
+    grpo: how rewards are scaled, and whether trajectories that a token budget
+      cut are in the rows; where not, their scores still count.
 
   Returns:
     The batch and what packing wasted.
@@ -147,37 +160,27 @@ def pack(
   Raises:
     ValueError: when something does not fit its shape; names what.
   """
-  P, G, K = num_tasks, group_size, max_turns
-  _check_fits("tasks", len(groups), P, "grpo.tasks_per_iteration")
-  rewards_PGK = np.zeros((P, G, K), np.float32)
-  turn_mask_PGK = np.zeros((P, G, K), bool)
-  num_tokens_PGK = np.zeros((P, G, K), np.int32)
-  valid_PG = np.zeros((P, G), bool)
+  grpo = grpo or config.Grpo()
+  arrays = rewards.to_arrays(
+    groups,
+    grpo.credit,
+    num_tasks=num_tasks,
+    group_size=group_size,
+    max_turns=max_turns,
+  )
+  in_loss_PG = np.zeros_like(arrays.valid_PG)
   pieces, num_left_out = [], 0
   for p, group in enumerate(groups):
-    _check_fits(
-      f"members of the group of {group.task.gym}/{group.task.id}",
-      len(group.trajectories),
-      G,
-      "grpo.group_size",
-    )
     for g, trajectory in enumerate(group.trajectories):
-      num_turns = len(trajectory.turns)
-      _check_fits(
-        f"turns of {_name(trajectory)}", num_turns, K, "gyms.max_turns"
-      )
-      if not trajectory.is_valid:
-        num_left_out += 1
-        continue
-      valid_PG[p, g] = True
-      rewards_PGK[p, g, :num_turns] = trajectory.rewards_K
-      turn_mask_PGK[p, g, :num_turns] = True
-      num_tokens_PGK[p, g, :num_turns] = trajectory.num_sampled_K
-      first_slot = (p * G + g) * K
-      piece = _sampled_piece(trajectory, first_slot + trajectory.turn_ids_T)
+      is_masked = grpo.overlong == "mask" and trajectory.stop_reason in OVERLONG
+      piece = None
+      if trajectory.is_valid and not is_masked:
+        first_slot = (p * group_size + g) * max_turns
+        piece = _sampled_piece(trajectory, first_slot + trajectory.turn_ids_T)
       if piece is None:
         num_left_out += 1
       else:
+        in_loss_PG[p, g] = True
         pieces.append(piece)
   rows, num_micro_batches, stats = _fill_rows(
     pieces, num_left_out, packing, capacity
@@ -186,10 +189,11 @@ def pack(
     Batch(
       rows,
       num_micro_batches,
-      rewards_PGK,
-      turn_mask_PGK,
-      num_tokens_PGK,
-      valid_PG,
+      arrays.rewards_PGK.astype(np.float32),
+      arrays.turn_mask_PGK,
+      arrays.num_tokens_PGK,
+      arrays.valid_PG,
+      in_loss_PG,
     ),
     stats,
   )
@@ -242,6 +246,7 @@ def pack_demonstrations(
       turn_mask_PGK=one > 0,
       num_tokens_PGK=num_tokens_PGK,
       valid_PG=np.ones((1, 1), bool),
+      in_loss_PG=np.ones((1, 1), bool),
     ),
     stats,
   )
@@ -258,18 +263,6 @@ class _Piece:
   slots: np.ndarray  # [m] int32
 
 
-def _name(trajectory: types.Trajectory) -> str:
-  task = trajectory.task
-  return f"trajectory {task.gym}/{task.id} member {trajectory.member}"
-
-
-def _check_fits(what: str, count: int, maximum: int, knob: str) -> None:
-  if count > maximum:
-    raise ValueError(
-      f"there must be at most {maximum} {what} ({knob}); got {count}"
-    )
-
-
 def _sampled_piece(
   trajectory: types.Trajectory, slots_T: np.ndarray
 ) -> _Piece | None:
@@ -279,11 +272,12 @@ def _sampled_piece(
     return None
   if sampled[0] == 0:
     raise ValueError(
-      f"{_name(trajectory)} must start with an id that was read; its first id "
-      "is marked as sampled, and nothing before it could have predicted it"
+      f"{rewards.name(trajectory)} must start with an id that was read; its "
+      "first id is marked as sampled, and nothing before it could have "
+      "predicted it"
     )
   return _Piece(
-    _name(trajectory),
+    rewards.name(trajectory),
     trajectory.token_ids_T[: sampled[-1] + 1],
     sampled,
     trajectory.logprobs_T[sampled],
@@ -296,7 +290,7 @@ def _whole_piece(trajectory: types.Trajectory) -> _Piece | None:
   if not sampled.size:
     return None
   return _Piece(
-    _name(trajectory),
+    rewards.name(trajectory),
     trajectory.token_ids_T,
     sampled,
     np.zeros(sampled.size, np.float32),
@@ -321,7 +315,8 @@ def _fill_rows(
     )
   rows = Rows(
     *(np.zeros((A * B, T), np.int32) for _ in range(5)),
-    logprobs=np.zeros((A * B, T), np.float32),
+    logprobs=(logprobs := np.zeros((A * B, T), np.float32)),
+    old_logprobs=logprobs,  # one array
     slots=np.full((A * B, T), -1, np.int32),
   )
   for b, row in enumerate(contents):

@@ -3,8 +3,8 @@
 Comes in: a `State` and a packed `Batch`. Goes out: the next state and metrics.
 Inside the one program: credit -> advantages by token -> a loop over the used
 micro-batches that adds up gradients -> clipping and AdamW -> metrics. Sums are
-divided by the whole update's token count, so neither packing, micro-batching
-nor the mesh changes a number (law L7).
+divided by numbers of the whole update, so neither packing, micro-batching nor
+the mesh changes a number (law L7).
 """
 
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from userrl_jax.learning import batching
 from userrl_jax.learning import credit
 from userrl_jax.learning import losses
 from userrl_jax.learning import optimizers
+from userrl_jax.learning import policy_losses
 from userrl_jax.models import qwen3
 
 Params = Any
@@ -85,10 +86,13 @@ def init_state(
 
 def make_update(
   model_config: qwen3.Config, settings: Settings, mesh: jax.sharding.Mesh
-) -> Callable[[State, batching.Batch], tuple[State, Metrics]]:
+) -> Callable[..., tuple[State, Metrics]]:
   """Builds the GRPO update: `update(state, batch) -> (state, metrics)`.
 
-  The state is donated. One program is compiled, whatever batches hold.
+  With `grpo.kl_coef` it is `update(state, batch, reference)`: params of the
+  same shapes, sharded as those of the state, whose log-probs are computed in
+  the same program. The state is donated. One program is compiled, whatever
+  batches hold.
 
   Args:
     model_config: shape of the policy.
@@ -104,43 +108,62 @@ def make_update(
   """
   grpo = settings.grpo
   credit.check(grpo.credit)
-  if not 0 <= grpo.clip_low <= 1 or grpo.clip_high < 0 or grpo.dual_clip <= 1:
-    raise ValueError(
-      "grpo.clip_low must be within 0 and 1, clip_high at least 0 and "
-      f"dual_clip above 1; got {grpo.clip_low}, {grpo.clip_high} and "
-      f"{grpo.dual_clip}"
-    )
+  policy_losses.check(grpo)
   if settings.temperature <= 0:
     raise ValueError(
       f"rollout.temperature must be above 0; got {settings.temperature}. "
       "Greedy samples have no log-prob to learn from"
     )
-  optimizer, schedule = optimizers.make(grpo.optimizer, grpo.num_iterations)
+  optimizer, schedule = optimizers.make(
+    grpo.optimizer, grpo.num_iterations * grpo.num_mini_batches
+  )
 
-  def update(state: State, batch: batching.Batch) -> tuple[State, Metrics]:
-    arrays = batch.rewards_PGK, batch.turn_mask_PGK
+  def update(
+    state: State, batch: batching.Batch, reference: Params = None
+  ) -> tuple[State, Metrics]:
+    arrays = batch.rewards_PGK, batch.turn_mask_PGK, batch.num_tokens_PGK
     advantages_PGK = credit.group_advantages(
-      *arrays, batch.num_tokens_PGK, batch.valid_PG, grpo.credit, jnp
+      *arrays, batch.valid_PG, grpo.credit, jnp
     )
-    scores_PG = credit.score(*arrays, batch.num_tokens_PGK, grpo.credit, jnp)
+    scores_PG = credit.score(*arrays, grpo.credit, jnp)
     num_tokens = count_tokens(batch)
+    weights_PG, denominator = policy_losses.AGGREGATIONS[grpo.aggregation](
+      jnp.where(batch.in_loss_PG, batch.num_tokens_PGK.sum(-1), 0), grpo
+    )
 
     def loss_of(params: Params, rows: batching.Rows):
       mask_BM = rows.slots >= 0
       advantages_BM = jnp.where(
         mask_BM, advantages_PGK.reshape(-1)[rows.slots], 0.0
       )
-      stats = token_stats(
-        params, model_config, rows, settings.packing, settings.temperature
+      sequences_BM = rows.slots // advantages_PGK.shape[-1]
+      look = functools.partial(
+        token_stats,
+        model_config=model_config,
+        rows=rows,
+        packing=settings.packing,
+        temperature=settings.temperature,
       )
-      loss, sums = losses.clipped_policy_loss(
-        stats.logprobs,
-        rows.logprobs,
-        advantages_BM,
-        mask_BM,
-        clip_low=grpo.clip_low,
-        clip_high=grpo.clip_high,
-        dual_clip=grpo.dual_clip,
+      stats = look(params, entropy_gradient=grpo.entropy_coef > 0)
+      reference_BM = None
+      if reference is not None:
+        reference_BM = look(reference).logprobs
+      loss, sums = policy_losses.total(
+        policy_losses.Tokens(
+          stats.logprobs,
+          _old_logprobs(rows, stats, grpo),
+          advantages_BM,
+          mask_BM,
+          sequences_BM,
+          scores_PG.size,
+        ),
+        grpo,
+        entropy_BM=stats.entropy,
+        sampled_logprobs_BM=rows.logprobs,
+        reference_logprobs_BM=reference_BM,
+        weights_BM=(
+          None if weights_PG is None else weights_PG.reshape(-1)[sequences_BM]
+        ),
       )
       gap_BM = jnp.where(mask_BM, jnp.abs(stats.logprobs - rows.logprobs), 0.0)
       sums = {f"train/{name}": value for name, value in sums.items()} | {
@@ -149,8 +172,9 @@ def make_update(
         "advantage/mean": advantages_BM.sum(),
         "advantage/size": jnp.abs(advantages_BM).sum(),
       }
+      sums = jax.tree.map(jax.lax.stop_gradient, sums)
       maxima = {"rollout/logprob_gap_max": gap_BM.max()}
-      return loss / num_tokens, (sums, maxima)
+      return loss / denominator, (sums, maxima)
 
     loss, grads, sums, maxima = accumulate(loss_of, state.params, batch, mesh)
     state, metrics = advance(
@@ -160,7 +184,14 @@ def make_update(
     metrics |= maxima | _group_metrics(scores_PG, batch.valid_PG)
     return state, metrics
 
-  return compile_update(update, model_config, optimizer, settings.packing, mesh)
+  return compile_update(
+    update,
+    model_config,
+    optimizer,
+    settings.packing,
+    mesh,
+    has_reference=grpo.kl_coef > 0,
+  )
 
 
 def count_tokens(batch: batching.Batch, at_least: int = 1) -> jax.Array:
@@ -175,6 +206,7 @@ def token_stats(
   rows: batching.Rows,
   packing: config.Packing,
   temperature: float,
+  entropy_gradient: bool = False,
 ) -> losses.TokenStats:
   """Runs the model over one micro-batch of packed rows."""
   hidden_BTD, _ = qwen3.forward(
@@ -188,6 +220,7 @@ def token_stats(
     rows.slots >= 0,
     chunk=packing.logprob_chunk,
     temperature=temperature,
+    entropy_gradient=entropy_gradient,
   )
 
 
@@ -291,8 +324,9 @@ def compile_update(
   optimizer: optax.GradientTransformation,
   packing: config.Packing,
   mesh: jax.sharding.Mesh,
-) -> Callable[[State, batching.Batch], tuple[State, Metrics]]:
-  """Jits an update with the shardings of its state and batch.
+  has_reference: bool = False,
+) -> Callable[..., tuple[State, Metrics]]:
+  """Jits an update with the shardings of its state, batch and reference.
 
   The state is donated. Batches may be numpy arrays; they go where they belong.
 
@@ -312,17 +346,41 @@ def compile_update(
   shapes = jax.eval_shape(start, jax.eval_shape(lambda: jax.random.key(0)))
   state_shardings = sharding.param_shardings(shapes, mesh)
   whole = sharding.replicated(mesh)
-  rows = sharding.row_sharding(mesh, packing.rows_per_micro_batch)
-  batch_shardings = batching.Batch(
-    batching.Rows(*[rows] * len(batching.Rows._fields)),
-    *[whole] * (len(batching.Batch._fields) - 1),
-  )
+  arguments = [state_shardings, batch_shardings(packing, mesh)]
+  if has_reference:
+    arguments.append(state_shardings.params)
   return jax.jit(
     update,
-    in_shardings=(state_shardings, batch_shardings),
+    in_shardings=tuple(arguments),
     out_shardings=(state_shardings, whole),
     donate_argnums=0,
   )
+
+
+def batch_shardings(
+  packing: config.Packing, mesh: jax.sharding.Mesh
+) -> batching.Batch:
+  """Returns where the arrays of a batch live: rows are split, the rest is not.
+
+  Raises:
+    ValueError: when the rows do not divide over the mesh.
+  """
+  rows = sharding.row_sharding(mesh, packing.rows_per_micro_batch)
+  return batching.Batch(
+    batching.Rows(*[rows] * len(batching.Rows._fields)),
+    *[sharding.replicated(mesh)] * (len(batching.Batch._fields) - 1),
+  )
+
+
+def _old_logprobs(
+  rows: batching.Rows, stats: losses.TokenStats, grpo: config.Grpo
+) -> jax.Array:
+  """Returns the log-probs that ratios start from."""
+  if not grpo.importance_cap:
+    return rows.logprobs  # the sampler's
+  if grpo.num_mini_batches == 1:  # the learner's are those of this very step
+    return jax.lax.stop_gradient(stats.logprobs)
+  return rows.old_logprobs
 
 
 def _group_metrics(scores_PG: jax.Array, valid_PG: jax.Array) -> Metrics:

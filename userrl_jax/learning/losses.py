@@ -1,9 +1,10 @@
-"""Losses: log-probs of the sampled tokens only, and what to make of them.
+"""Losses: log-probs of the sampled tokens only.
 
 Comes in: hidden states of packed rows and where the sampled tokens are. Goes
-out: sums over tokens, which the caller divides by the whole update's number of
-tokens (law L7). Vocabulary logits exist for one chunk of positions at a time
-and are recomputed when backpropagating: [B, T, V] never exists (law L6).
+out: what the model says about each of them; what a loss makes of it is in
+`policy_losses` and `imitation`. Vocabulary logits exist for one chunk of
+positions at a time and are recomputed when backpropagating: [B, T, V] never
+exists (law L6).
 """
 
 from collections.abc import Callable
@@ -12,9 +13,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# exp of a log-ratio beyond this is clipped: it would only overflow.
-MAX_LOG_RATIO = 20.0
-
 
 class TokenStats(NamedTuple):
   """What the model says about sampled tokens; 0 on padding.
@@ -22,7 +20,7 @@ class TokenStats(NamedTuple):
   Attributes:
     logprobs: [B, M] float32, nats, of the sampled token.
     entropy: [B, M] float32, nats, of the distribution it was sampled from;
-      carries no gradient.
+      carries a gradient only when asked to.
     is_top: [B, M] float32, 1 where the token was the likeliest.
   """
 
@@ -40,6 +38,7 @@ def sampled_token_stats(
   *,
   chunk: int,
   temperature: float = 1.0,
+  entropy_gradient: bool = False,
 ) -> TokenStats:
   """Computes the log-probs of sampled tokens, `chunk` positions at a time.
 
@@ -51,6 +50,7 @@ def sampled_token_stats(
     mask_BM: [B, M] bool, False on padding; a chunk of padding costs nothing.
     chunk: positions a row whose logits exist together.
     temperature: above 0; the logits are divided by it, as when sampling.
+    entropy_gradient: whether the entropy carries a gradient.
 
   Returns:
     The log-prob, entropy and top-1 hit of each sampled token.
@@ -64,10 +64,11 @@ def sampled_token_stats(
     log_z = jax.nn.logsumexp(logits, axis=-1)
     target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     logprobs = target_logits[..., 0] - log_z
-    fixed = jax.lax.stop_gradient(logits)
+    freeze = (lambda x: x) if entropy_gradient else jax.lax.stop_gradient
+    fixed = freeze(logits)
     entropy = log_z - jnp.sum(jax.nn.softmax(fixed) * fixed, axis=-1)
     is_top = target_logits[..., 0] >= jnp.max(fixed, axis=-1)
-    stats = TokenStats(logprobs, jax.lax.stop_gradient(entropy), is_top)
+    stats = TokenStats(logprobs, freeze(entropy), is_top)
     return jax.tree.map(lambda x: jnp.where(mask, x, 0.0), stats)
 
   def skip(hidden, targets, mask):
@@ -95,52 +96,3 @@ def sampled_token_stats(
   )
   join = lambda x: jnp.moveaxis(x, 0, 1).reshape(B, num_chunks * chunk)[:, :M]
   return jax.tree.map(join, stats)
-
-
-def clipped_policy_loss(
-  logprobs_BM: jax.Array,
-  old_logprobs_BM: jax.Array,
-  advantages_BM: jax.Array,
-  mask_BM: jax.Array,
-  *,
-  clip_low: float,
-  clip_high: float,
-  dual_clip: float,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Sums the clipped policy loss of PPO (arXiv 1707.06347) over tokens.
-
-  With rho = exp(logprob - old logprob) and advantage A, a token's loss is
-  M = max(-A rho, -A clip(rho, 1 - clip_low, 1 + clip_high)); where A < 0, it is
-  at most -A dual_clip (arXiv 1912.09729), so that a token which became much
-  likelier is not pushed down without bound.
-  Example (0.2, 0.2, 3): A = 1, rho = 1.5 -> -1.2, no gradient; A = -1,
-  rho = 3.5 -> 3, no gradient.
-
-  Args:
-    logprobs_BM: [B, M] float32, nats, under the params that are trained.
-    old_logprobs_BM: [B, M] float32, nats, as sampled.
-    advantages_BM: [B, M] float32.
-    mask_BM: [B, M] bool, False on padding.
-    clip_low: how far below 1 a ratio may fall.
-    clip_high: how far above 1 a ratio may rise.
-    dual_clip: above 1.
-
-  Returns:
-    The sum over tokens, and sums over tokens of: ratio, clip_fraction (the
-    clipped term is the larger), dual_clip_fraction, kl (old - new logprob).
-  """
-  log_ratio_BM = jnp.where(mask_BM, logprobs_BM - old_logprobs_BM, 0.0)
-  ratio_BM = jnp.exp(jnp.clip(log_ratio_BM, -MAX_LOG_RATIO, MAX_LOG_RATIO))
-  plain_BM = -advantages_BM * ratio_BM
-  clipped_BM = -advantages_BM * jnp.clip(ratio_BM, 1 - clip_low, 1 + clip_high)
-  loss_BM = jnp.maximum(plain_BM, clipped_BM)
-  ceiling_BM = jnp.where(advantages_BM < 0, -advantages_BM * dual_clip, jnp.inf)
-  total = lambda x_BM: jnp.sum(jnp.where(mask_BM, x_BM, 0.0))
-  sums = {
-    "ratio": total(ratio_BM),
-    "clip_fraction": total(clipped_BM > plain_BM),
-    "dual_clip_fraction": total(loss_BM > ceiling_BM),
-    "kl": total(-log_ratio_BM),
-  }
-  sums = jax.tree.map(jax.lax.stop_gradient, sums)
-  return total(jnp.minimum(loss_BM, ceiling_BM)), sums

@@ -26,7 +26,8 @@ def make(
   Muon (Jordan et al. 2024) moves the matrices of the layers by orthogonalised
   momentum, scaled to the usual size of AdamW's steps so that rates carry over
   (Liu et al. 2025, arXiv 2502.16982), and all else by AdamW, both with
-  Nesterov's look ahead. Weight decay spares norms and embeddings.
+  Nesterov's look ahead. Weight decay spares norms and embeddings, unless
+  `decay_all` is set.
 
   Args:
     settings: method, rates and betas.
@@ -75,7 +76,9 @@ def make(
   optimizer = optax.chain(
     optax.clip_by_global_norm(settings.max_grad_norm),
     direction,
-    optax.add_decayed_weights(settings.weight_decay, _decayed),
+    optax.add_decayed_weights(
+      settings.weight_decay, None if settings.decay_all else _decayed
+    ),
     optax.scale_by_learning_rate(schedule),
   )
   return optimizer, schedule
