@@ -95,7 +95,10 @@ def test_a_whole_number_is_a_float():
     ),
     ("grpo.credit.score", "max", "one of mean, sum, r2g"),
     ("grpo.credit.credit", "x", "one of equalized, naive, r2g, em"),
-    ("grpo.credit.normalize", "mad", "one of std, none"),
+    ("grpo.credit.normalize", "mad", "one of std, std_n, none, leave_one_out"),
+    ("grpo.credit.spread", "even", "one of scaled, signed, printed"),
+    ("grpo.loss", "reinforce", "one of ppo, gspo, cispo, plain"),
+    ("grpo.importance_cap", 0.5, "0, or at least 1"),
     ("base.optimizer.schedule", "linear", "one of constant, cosine"),
     ("out_dir", "", "given"),
     ("gyms.tasks", "", "given"),
@@ -159,6 +162,94 @@ def test_impossible_mixes_are_refused_at_their_border(path, value, last_right):
   named = "mesh.data" if path == "mesh.fsdp" else path
   assert problem.startswith(f"{named} must be ")
   assert _problems(_set(path, last_right)) == []
+
+
+@pytest.mark.parametrize(
+  ("changes", "field", "mended"),
+  [
+    (
+      {"credit.spread": "printed"},
+      "credit.normalize",
+      {"credit.normalize": "std_n"},
+    ),
+    (
+      {"credit.released": True, "credit.normalize": "leave_one_out"},
+      "credit.normalize",
+      {"credit.released": False},
+    ),
+    (
+      {"credit.released": True, "credit.spread": "signed"},
+      "credit.spread",
+      {"credit.released": False},
+    ),
+    (
+      {"credit.gym_scales": ("travel=2",)},
+      "credit.gym_scales",
+      {"credit.gym_scales": ("function=2",)},
+    ),
+    (
+      {"credit.gym_scales": ("function",)},
+      "credit.gym_scales",
+      {"credit.gym_scales": ()},
+    ),
+    (
+      {"credit.gym_scales": ("function=2", "function=3")},
+      "credit.gym_scales",
+      {"credit.gym_scales": ("function=0.5",)},
+    ),
+    (
+      {"credit.free_tokens": 9},
+      "credit.free_tokens",
+      {"credit.length_penalty": 0.1},
+    ),
+    ({"num_mini_batches": 3}, "num_mini_batches", {"num_mini_batches": 4}),
+    (
+      {"loss": "plain", "num_mini_batches": 2},
+      "num_mini_batches",
+      {"loss": "cispo"},
+    ),
+    ({"loss": "plain", "clip_low": 0.1}, "clip_low", {"loss": "cispo"}),
+    ({"loss": "plain", "clip_high": 0.1}, "clip_high", {"loss": "ppo"}),
+    ({"loss": "cispo", "dual_clip": 2.0}, "dual_clip", {"loss": "gspo"}),
+    ({"loss_length": 9}, "loss_length", {"aggregation": "constant_length"}),
+    ({"kl_estimator": "k1"}, "kl_estimator", {"kl_coef": 0.1}),
+    ({"refill_rounds": 1}, "refill_rounds", {"flat_groups": "refill"}),
+  ],
+)
+def test_methods_that_exclude_each_other_are_refused(changes, field, mended):
+  def put(config, values):
+    for path, value in values.items():
+      *sections, name = path.split(".")
+      setattr(functools.reduce(getattr, sections, config.grpo), name, value)
+
+  config = config_lib.Config()
+  put(config, changes)
+  (problem,) = _problems(config)
+  assert problem.startswith(f"grpo.{field} must be ")
+  put(config, mended)
+  assert _problems(config) == []
+
+
+def test_old_samples_need_a_method_that_knows_them():
+  config = _set("rollout.max_staleness", 1)
+  config.grpo.loss = "plain"
+  (problem,) = _problems(config)
+  assert problem.startswith("rollout.max_staleness must be 0 with grpo.loss")
+  config.grpo.importance_cap = 2.0
+  assert _problems(config) == []
+  config.grpo = config_lib.Grpo(flat_groups="refill")
+  (problem,) = _problems(config)
+  assert "too late to be played ahead" in problem
+
+
+def test_a_warm_up_counts_optimizer_steps():
+  config = _set("grpo.num_mini_batches", 2)
+  config.grpo.optimizer.schedule = "cosine"
+  config.grpo.optimizer.warmup_steps = 59
+  assert _problems(config) == []
+  config.grpo.optimizer.warmup_steps = 60
+  (problem,) = _problems(config)
+  assert "below the 60 steps" in problem
 
 
 def test_the_real_tokenizer_needs_a_folder():

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from userrl_jax import assembly
+from userrl_jax import config as config_lib
 from userrl_jax import data
 from userrl_jax import demonstrate
 from userrl_jax import flags
@@ -33,6 +34,7 @@ from userrl_jax.agents import policy
 from userrl_jax.agents import scripted
 from userrl_jax.gyms import judging
 from userrl_jax.inference import sampling as sampling_lib
+from userrl_jax.learning import iterations
 from userrl_jax.models import qwen3
 from userrl_jax.rollout import collect
 
@@ -100,6 +102,39 @@ def play_scripted(
 
   with _one_message(parts):
     return asyncio.run(open_and_play())
+def refill(
+  tasks: Iterator[Sequence[types.Task]],
+  play_tasks: Callable[[Sequence[types.Task]], list[types.Group]],
+  grpo: config_lib.Grpo,
+) -> list[types.Group]:
+  """Plays an iteration's tasks, and others in place of those with flat groups.
+
+  With `grpo.flat_groups` refill only, and at most `grpo.refill_rounds` times.
+
+  Args:
+    tasks: one draw of an iteration each; a round takes one, and of it as many
+      tasks as are missing.
+    play_tasks: plays some tasks.
+    grpo: which groups are flat.
+
+  Returns:
+    All groups that were played, flat ones too, in the order played.
+  """
+  drawn = next(tasks)
+  wanted, played = len(drawn), {(task.gym, task.id) for task in drawn}
+  groups = play_tasks(drawn)
+  rounds = grpo.refill_rounds if grpo.flat_groups == "refill" else 0
+  for _ in range(rounds):
+    missing = wanted - len(iterations.informative(groups, grpo.credit))
+    if missing <= 0:
+      break
+    # A task met again in the same iteration would give the same episodes.
+    new = [t for t in next(tasks) if (t.gym, t.id) not in played][:missing]
+    if not new:
+      break
+    played |= {(task.gym, task.id) for task in new}
+    groups += play_tasks(new)
+  return groups
 
 
 @contextlib.contextmanager
@@ -121,8 +156,10 @@ def ahead(
   sampling = sampling_lib.Sampling(config.rollout.temperature)
   group_size = config.grpo.group_size
   if not config.rollout.max_staleness:
-    yield lambda iteration, params: play(
-      parts, params, next(tasks), group_size, sampling, iteration
+    yield lambda iteration, params: refill(
+      tasks,
+      lambda drawn: play(parts, params, drawn, group_size, sampling, iteration),
+      config.grpo,
     )
     return
   runner = _Runner(parts)

@@ -325,7 +325,7 @@ class Grpo:
   # Groups that all score alike: keep; drop, so that nothing is computed of
   # them; refill, play other tasks in their place.
   flat_groups: str = "keep"
-  refill_rounds: int = 2  # refill: at most so many times a whole iteration
+  refill_rounds: int = 2  # with refill: times that what is missing is played
   overlong: str = "train"  # trajectories cut by a token budget: train or mask
   credit: Credit = dataclasses.field(default_factory=Credit)
   optimizer: Optimizer = dataclasses.field(

@@ -12,6 +12,7 @@ from typing import Any
 
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
+from userrl_jax import method_rules
 
 _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   "Model.dtype": ("float32", "bfloat16"),
@@ -35,6 +36,11 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   "Credit.normalize": ("std", "std_n", "none", "leave_one_out"),
   "Credit.spread": ("scaled", "signed", "printed"),
   "Credit.reward_scale": ("raw", "share"),
+  "Grpo.loss": ("ppo", "gspo", "cispo", "plain"),
+  "Grpo.aggregation": ("token_mean", "sequence_mean", "constant_length"),
+  "Grpo.kl_estimator": ("k1", "k2", "k3"),
+  "Grpo.flat_groups": ("keep", "drop", "refill"),
+  "Grpo.overlong": ("train", "mask"),
   "Optimizer.name": ("adamw", "muon"),
   "Optimizer.schedule": ("constant", "cosine"),
   "Evaluation.agent": ("policy", "oracle", "canned"),
@@ -116,6 +122,9 @@ _NUMBERS = {
   "ColdStart.num_tasks": _NOT_NEGATIVE,
   "ColdStart.noise": _SHARE,
   "Grpo.clip_low": _BELOW_ONE,
+  "Grpo.kl_coef": _NOT_NEGATIVE,
+  "Grpo.entropy_coef": _NOT_NEGATIVE,
+  "Grpo.importance_cap": ("0, or at least 1", lambda x: x == 0 or x >= 1),
   "Grpo.dual_clip": ("above 1", lambda x: x > 1),
   "Evaluation.temperature": _NOT_NEGATIVE,
   "Evaluation.top_k": _NOT_NEGATIVE,
@@ -170,7 +179,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
   rollout, engine, gyms, grpo = c.rollout, c.engine, c.gyms, c.grpo
   episode, stages = rollout.max_tokens_per_episode, set(c.stages)
   arms = c.comparison
-  rules: list[tuple[str, str, bool]] = [  # field, what it must be, if it holds
+  rules: list[method_rules.Rule] = [
     (
       "model.preset",
       "given, unless model.folder gives the shape",
@@ -252,6 +261,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       f"at most gyms.num_train_tasks ({gyms.num_train_tasks})",
       grpo.tasks_per_iteration <= gyms.num_train_tasks,
     ),
+    *method_rules.rules(grpo, gyms.names, rollout.max_staleness),
     (
       "evaluation.num_tasks",
       f"at most gyms.num_test_tasks ({gyms.num_test_tasks})",
@@ -302,9 +312,14 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       c.cold_start.optimizer,
       c.cold_start.num_steps,
     ),
-    ("grpo", "grpo", grpo.optimizer, grpo.num_iterations),
-    ("rl_only_updates", "grpo", grpo.optimizer, grpo.num_iterations),
-    ("rl_only", "grpo", grpo.optimizer, arms.rl_only_iterations),
+    *(
+      (stage, "grpo", grpo.optimizer, iterations * grpo.num_mini_batches)
+      for stage, iterations in (
+        ("grpo", grpo.num_iterations),
+        ("rl_only_updates", grpo.num_iterations),
+        ("rl_only", arms.rl_only_iterations),
+      )
+    ),
   ):
     rules.append(
       (

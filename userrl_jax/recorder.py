@@ -169,6 +169,7 @@ class Recorder:
       numbers |= metrics.summarize_groups(groups)
       numbers |= self._parts.user.take_counts()
       numbers |= {
+        "train/flat_groups_dropped": packed.num_flat_groups,
         "rollout/tokens_sampled": counters.tokens_sampled,
         "rollout/tokens_read": counters.tokens_read,
         "rollout/padding": counters.padding,

@@ -8,6 +8,7 @@ state and the update that it begins with and the stream that it learns from.
 from collections.abc import Callable
 import dataclasses
 import functools
+import math
 import pathlib
 from typing import Any
 
@@ -19,7 +20,9 @@ from userrl_jax import dialogues
 from userrl_jax import flags
 from userrl_jax.learning import batching
 from userrl_jax.learning import imitation
+from userrl_jax.learning import iterations
 from userrl_jax.learning import learner
+from userrl_jax.models import qwen3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,10 +111,8 @@ def start(
     SystemExit: with a message and code 2, when there are no params to start
       from, or settings do not make sense together.
   """
-  folder = parts.folder / "checkpoints" / stage.start if stage.start else ""
-  params = assembly.first_params(parts, folder)
   state = learner.init_state(
-    params, stage.optimizer, stage.num_steps, parts.mesh
+    _first_params(parts, stage), stage.optimizer, stage.num_steps, parts.mesh
   )
   c = parts.config
   if stage.dialogues:
@@ -120,12 +121,23 @@ def start(
       imitation.Settings(stage.optimizer, c.packing, stage.num_steps),
       parts.mesh,
     )
-  grpo = dataclasses.replace(c.grpo, num_iterations=stage.num_steps)
   return state, learner.make_update(
-    parts.model,
-    learner.Settings(grpo, c.packing, c.rollout.temperature),
-    parts.mesh,
+    parts.model, _settings(parts, stage), parts.mesh
   )
+
+
+def beside(parts: assembly.Parts, stage: Stage) -> dict[str, Any]:
+  """Returns what `iterations.run` needs beside state, update and batches.
+
+  Such as the reference: the params that the stage started with, also when it
+  goes on from a checkpoint.
+  """
+  settings = _settings(parts, stage)
+  has_reference = settings.grpo.kl_coef > 0
+  return {
+    "reference": _first_params(parts, stage) if has_reference else None,
+    "recompute": iterations.make_recompute(parts.model, settings, parts.mesh),
+  }
 
 
 def stream(parts: assembly.Parts, stage: Stage) -> data.Stream[Any]:
@@ -162,12 +174,26 @@ def dialogues_path(parts: assembly.Parts, stage: Stage) -> pathlib.Path:
 
 def capacity(parts: assembly.Parts, stage: Stage) -> int:
   """Returns how many micro-batches always hold what a step learns from."""
-  num_members = 1 if stage.dialogues else parts.config.grpo.group_size
+  grpo, num_trajectories = parts.config.grpo, stage.per_step
+  if not stage.dialogues:
+    num_groups = math.ceil(stage.per_step / grpo.num_mini_batches)
+    num_trajectories = num_groups * grpo.group_size
   return batching.capacity(
-    stage.per_step * num_members,
+    num_trajectories,
     parts.config.rollout.max_tokens_per_episode,
     parts.config.packing,
   )
+
+
+def _first_params(parts: assembly.Parts, stage: Stage) -> qwen3.Params:
+  folder = parts.folder / "checkpoints" / stage.start if stage.start else ""
+  return assembly.first_params(parts, folder)
+
+
+def _settings(parts: assembly.Parts, stage: Stage) -> learner.Settings:
+  c = parts.config
+  grpo = dataclasses.replace(c.grpo, num_iterations=stage.num_steps)
+  return learner.Settings(grpo, c.packing, c.rollout.temperature)
 
 
 def _check_count(parts: assembly.Parts, stage: Stage) -> None:

@@ -27,6 +27,7 @@ from userrl_jax import recorder
 from userrl_jax import report
 from userrl_jax import stages
 from userrl_jax.learning import batching
+from userrl_jax.learning import iterations
 from userrl_jax.models import qwen3
 
 
@@ -51,6 +52,7 @@ def reinforce(
   """Improves the policy by multi-turn GRPO; returns its params."""
   config = parts.config
   state, update = stages.start(parts, stage)
+  beside = stages.beside(parts, stage)
   make_stream = lambda: stages.stream(parts, stage)
   state, tasks = run.begin(stage, state, make_stream, update)
   with collecting.ahead(parts, tasks, stage.num_steps) as collect:
@@ -58,14 +60,17 @@ def reinforce(
       with run.saving_what_is_done(iteration, state):
         groups = collect(iteration, state.params)
       batch, packed = batching.pack(
+      groups = collect(iteration, state.params)
+      batches, packed = iterations.pack(
         groups,
         config.packing,
-        group_size=config.grpo.group_size,
+        config.grpo,
         max_turns=config.gyms.max_turns,
         num_tasks=stage.per_step,
         capacity=stages.capacity(parts, stage),
+        seed=(config.seed, iteration),
       )
-      state, metrics = update(state, batch)
+      state, metrics = iterations.run(update, state, batches, **beside)
       run.record(iteration, metrics, packed, groups)
       run.save_when_due(iteration + 1, state)
   return state.params

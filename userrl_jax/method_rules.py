@@ -1,0 +1,103 @@
+"""What must hold between the knobs of credit, losses and updates; knows no JAX.
+
+In: the settings of GRPO and the few others that they depend on. Out: rules for
+`config_rules`, which refuses a config that breaks one.
+"""
+
+from collections.abc import Iterator, Sequence
+import math
+
+from userrl_jax import config
+
+Rule = tuple[str, str, bool]  # field, what it must be, whether it is
+
+
+def rules(
+  grpo: config.Grpo, gym_names: Sequence[str], max_staleness: int
+) -> Iterator[Rule]:
+  """Yields what must hold between fields that are right by themselves."""
+  credit = grpo.credit
+  yield (
+    "grpo.credit.normalize",
+    "std_n with grpo.credit.spread=printed, whose formula divides by that",
+    credit.spread != "printed" or credit.normalize == "std_n",
+  )
+  yield (
+    "grpo.credit.normalize",
+    "std or none with grpo.credit.released: UserRL's code knows no other",
+    not credit.released or credit.normalize in ("std", "none"),
+  )
+  yield (
+    "grpo.credit.spread",
+    "scaled with grpo.credit.released: UserRL's code knows no other",
+    not credit.released or credit.spread == "scaled",
+  )
+  yield (
+    "grpo.credit.gym_scales",
+    "gyms of gyms.names with a factor above 0, such as travel=0.5",
+    _are_gym_scales(credit.gym_scales, gym_names),
+  )
+  yield (
+    "grpo.num_mini_batches",
+    f"a divisor of grpo.tasks_per_iteration ({grpo.tasks_per_iteration}): "
+    "steps learn from as many groups each",
+    grpo.tasks_per_iteration % grpo.num_mini_batches == 0,
+  )
+  yield (
+    "grpo.num_mini_batches",
+    "1 with grpo.loss=plain, which has no ratio to know old samples by",
+    grpo.num_mini_batches == 1 or grpo.loss != "plain",
+  )
+  yield (
+    "rollout.max_staleness",
+    "0 with grpo.loss=plain, unless grpo.importance_cap weighs old samples",
+    max_staleness == 0 or grpo.loss != "plain" or grpo.importance_cap > 0,
+  )
+  yield (
+    "rollout.max_staleness",
+    "0 with grpo.flat_groups=refill: what is missing is known too late to be "
+    "played ahead",
+    max_staleness == 0 or grpo.flat_groups != "refill",
+  )
+  # A knob that does nothing must not look as if it did.
+  defaults = config.Grpo()
+  for name, user, is_used in (
+    ("clip_low", "grpo.loss other than plain", grpo.loss != "plain"),
+    ("clip_high", "grpo.loss other than plain", grpo.loss != "plain"),
+    ("dual_clip", "grpo.loss=ppo or gspo", grpo.loss in ("ppo", "gspo")),
+    (
+      "loss_length",
+      "grpo.aggregation=constant_length",
+      grpo.aggregation == "constant_length",
+    ),
+    ("kl_estimator", "grpo.kl_coef above 0", grpo.kl_coef > 0),
+    (
+      "refill_rounds",
+      "grpo.flat_groups=refill",
+      grpo.flat_groups == "refill",
+    ),
+  ):
+    default = getattr(defaults, name)
+    yield (
+      f"grpo.{name}",
+      f"left at {default!r}: only {user} reads it",
+      is_used or getattr(grpo, name) == default,
+    )
+  yield (
+    "grpo.credit.free_tokens",
+    "left at 0: only grpo.credit.length_penalty above 0 reads it",
+    credit.length_penalty > 0 or credit.free_tokens == 0,
+  )
+
+
+def _are_gym_scales(scales: Sequence[str], names: Sequence[str]) -> bool:
+  gyms = [text.partition("=")[0] for text in scales]
+  try:
+    factors = [float(text.partition("=")[2]) for text in scales]
+  except ValueError:
+    return False
+  return (
+    set(gyms) <= set(names)
+    and len(set(gyms)) == len(gyms)
+    and all(0 < factor < math.inf for factor in factors)
+  )
