@@ -23,7 +23,7 @@ _FIELDS = {
   name: {field.name: field.type for field in dataclasses.fields(kind)}
   for name, kind in _CLASSES.items()
 }
-_ABOUT_CONFIG = {"config.py", "config_rules.py", "flags.py"}
+_ABOUT_CONFIG = {"config.py", "config_rules.py", "flags.py", "method_rules.py"}
 
 # {name of an attribute: classes of the config that it holds}
 Attributes = dict[str, set[str]]

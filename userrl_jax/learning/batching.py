@@ -137,7 +137,8 @@ def pack(
   max_turns: int,
   num_tasks: int,
   capacity: int,
-  grpo: config.Grpo | None = None,
+  credit: config.Credit | None = None,
+  overlong: str = "train",
 ) -> tuple[Batch, PackStats]:
   """Packs groups for `learner.make_update`.
 
@@ -151,8 +152,9 @@ def pack(
     max_turns: K, the most turns a trajectory may have.
     num_tasks: P.
     capacity: A, see the function `capacity`.
-    grpo: how rewards are scaled, and whether trajectories that a token budget
-      cut are in the rows; where not, their scores still count.
+    credit: how rewards are scaled; raw by default.
+    overlong: "mask" leaves trajectories that a token budget cut out of the
+      rows; their scores still count.
 
   Returns:
     The batch and what packing wasted.
@@ -160,10 +162,9 @@ def pack(
   Raises:
     ValueError: when something does not fit its shape; names what.
   """
-  grpo = grpo or config.Grpo()
   arrays = rewards.to_arrays(
     groups,
-    grpo.credit,
+    credit or config.Credit(),
     num_tasks=num_tasks,
     group_size=group_size,
     max_turns=max_turns,
@@ -172,7 +173,7 @@ def pack(
   pieces, num_left_out = [], 0
   for p, group in enumerate(groups):
     for g, trajectory in enumerate(group.trajectories):
-      is_masked = grpo.overlong == "mask" and trajectory.stop_reason in OVERLONG
+      is_masked = overlong == "mask" and trajectory.stop_reason in OVERLONG
       piece = None
       if trajectory.is_valid and not is_masked:
         first_slot = (p * group_size + g) * max_turns

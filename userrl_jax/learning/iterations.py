@@ -96,7 +96,8 @@ def pack(
       max_turns=max_turns,
       num_tasks=math.ceil(num_tasks / grpo.num_mini_batches),
       capacity=capacity,
-      grpo=grpo,
+      credit=grpo.credit,
+      overlong=grpo.overlong,
     )
     for part in np.array_split(order, num_batches)
   ]
