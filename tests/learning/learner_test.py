@@ -12,6 +12,7 @@ from userrl_jax import types
 from userrl_jax.learning import batching
 from userrl_jax.learning import credit
 from userrl_jax.learning import learner
+from userrl_jax.learning import rewards
 
 P, G, K = 3, 4, 3
 GRPO = config.Grpo(
@@ -129,6 +130,91 @@ def test_packing_and_micro_batches_change_nothing(
   other_state, other_metrics = other(_start(params, mesh), batch)
   _assert_close(_gradient(other_state), _gradient(state), atol=1e-6)
   _assert_close(other_metrics, metrics, atol=1e-5)
+
+
+def test_every_term_equals_a_naive_loop(
+  make_groups, model_config, params, mesh, logprobs_alone
+):
+  grpo = dataclasses.replace(
+    GRPO,
+    loss="cispo",
+    aggregation="sequence_mean",
+    kl_coef=0.5,
+    kl_estimator="k2",
+    entropy_coef=0.1,
+    importance_cap=1.5,
+    overlong="mask",
+  )
+  update = learner.make_update(
+    model_config, dataclasses.replace(SETTINGS, grpo=grpo), mesh
+  )
+  reference = jax.tree.map(lambda x: 1.1 * x, params)
+  groups = make_groups(10)
+  cut = groups[1].trajectories[2]
+  groups[1].trajectories[2] = dataclasses.replace(
+    cut, stop_reason=types.StopReason.TURN_BUDGET
+  )
+  shape = dict(group_size=G, max_turns=K, num_tasks=P)
+  batch, _ = batching.pack(
+    groups, PACKING, **shape, capacity=6, overlong=grpo.overlong
+  )
+  state, metrics = update(_start(params, mesh), batch, reference)
+
+  advantages = credit.group_advantages(
+    *rewards.to_arrays(groups, grpo.credit, **shape), grpo.credit
+  )
+
+  def loss_of(params):
+    total = 0.0
+    for p, group in enumerate(groups):
+      for g, t in enumerate(group.trajectories):
+        if (p, g) == (1, 2):
+          continue  # its score counts, its tokens do not
+        (sampled,) = np.nonzero(t.turn_ids_T >= 0)
+        look = lambda params, t=t: logprobs_alone(params, t, 0.9)
+        all_ids, of_reference = look(params), look(reference)
+        places = sampled - 1, t.token_ids_T[sampled]
+        own = all_ids[places]
+        fixed = jax.lax.stop_gradient(own)
+        weight = jnp.minimum(jnp.exp(fixed - t.logprobs_T[sampled]), 1.5)
+        A = advantages[p, g][t.turn_ids_T[sampled]]
+        entropy = -(jnp.exp(all_ids) * all_ids).sum(-1)[places[0]]
+        kl = (own - of_reference[places]) ** 2 / 2
+        tokens = -weight * A * own + 0.5 * kl - 0.1 * entropy
+        total += tokens.mean() / (P * G - 1)
+    return total
+
+  loss, gradient = jax.value_and_grad(loss_of)(params)
+  np.testing.assert_allclose(metrics["train/loss"], loss, atol=1e-6)
+  _assert_close(_gradient(state), gradient, atol=2e-6)
+  assert metrics["train/reference_kl"] > 1e-3
+  assert 0 < metrics["train/importance_capped"] < 1
+  np.testing.assert_allclose(metrics["train/ratio"], 1, atol=1e-6)
+
+
+def test_ratios_of_trajectories_do_not_depend_on_packing(
+  make_groups, model_config, params, mesh
+):
+  grpo = dataclasses.replace(
+    GRPO,
+    loss="gspo",
+    aggregation="constant_length",
+    loss_length=20,
+    clip_high=0.05,
+  )
+  seen = []
+  for packing in (
+    PACKING,
+    config.Packing(row_length=32, rows_per_micro_batch=1, logprob_chunk=9),
+  ):
+    settings = learner.Settings(grpo, packing, SETTINGS.temperature)
+    update = learner.make_update(model_config, settings, mesh)
+    batch = _pack(make_groups(11), packing, capacity=12)
+    state, metrics = update(_start(params, mesh), batch)
+    seen.append((_gradient(state), metrics))
+  _assert_close(*seen, atol=1e-5)
+  clipped = metrics["train/clip_fraction"] + metrics["train/dual_clip_fraction"]
+  assert 0 < clipped < 1 and metrics["train/grad_norm"] > 0.01
 
 
 def test_an_invalid_member_changes_nothing(
@@ -276,6 +362,9 @@ def test_updates_leave_the_callers_params_alive(
   [
     (dict(dual_clip=1.0), "dual_clip above 1"),
     (dict(clip_low=1.5), "clip_low must be within"),
+    (dict(loss="grpo"), "grpo.loss must be one of ppo"),
+    (dict(aggregation="mean"), "grpo.aggregation must be one of token_mean"),
+    (dict(kl_estimator="k4"), "grpo.kl_estimator must be one of k1"),
     (dict(credit=config.Credit(score="Sum")), "credit.score must be one of"),
     (dict(optimizer=config.Optimizer(schedule="linear")), "must be constant"),
     (dict(optimizer=config.Optimizer(max_grad_norm=0)), "max_grad_norm must"),

@@ -26,23 +26,39 @@ def _three_updates(grpo, settings, devices, model_config, params, batches):
     model_config, learner.Settings(grpo, PACKING, temperature=1.0), mesh
   )
   state = learner.init_state(params, grpo.optimizer, 10, mesh)
+  # Params that are sharded, other than those that are trained.
+  reference = jax.tree.map(lambda x: 1.1 * x, state.params)
+  references = (reference,) if grpo.kl_coef else ()
   states, seen = [], []
   for batch in batches:
-    state, metrics = update(state, batch)
+    state, metrics = update(state, batch, *references)
     states.append(jax.device_get(state))
     seen.append(jax.device_get(metrics))
   assert update._cache_size() == 1
   return state, states, seen
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+  "optimizer,changes",
+  [
+    ("adamw", {}),
+    ("muon", {}),
+    (
+      "adamw",
+      dict(loss="gspo", aggregation="sequence_mean", kl_coef=0.1, clip_low=0.1),
+    ),
+  ],
+  ids=["adamw", "muon", "gspo"],
+)
 def test_one_and_eight_devices_agree(
-  eight_devices, make_groups, model_config, params, optimizer
+  eight_devices, make_groups, model_config, params, optimizer, changes
 ):
   if not eight_devices:
     return
   grpo = dataclasses.replace(
-    GRPO, optimizer=dataclasses.replace(GRPO.optimizer, name=optimizer)
+    GRPO,
+    optimizer=dataclasses.replace(GRPO.optimizer, name=optimizer),
+    **changes,
   )
   batches = [
     batching.pack(
