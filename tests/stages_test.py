@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from userrl_jax import assembly
@@ -86,6 +88,26 @@ def test_the_rate_falls_over_the_arms_own_length(parts):
     state, metrics = update(state, nothing)
     rates.append(float(metrics["train/learning_rate"]))
   assert rates == pytest.approx([1e-3 / 3, 1e-3, 0.55e-3, 1e-4])
+
+
+def test_what_a_stage_needs_beside_its_update(parts):
+  stage = dataclasses.replace(_plan(parts)["grpo"], start="")
+  assert stages.beside(parts, stage) == {"reference": None, "recompute": None}
+  assert stages.capacity(parts, stage) == 16  # of 128 long ones
+  grpo = config_lib.Grpo(kl_coef=0.1, num_mini_batches=4, importance_cap=2.0)
+  config = dataclasses.replace(parts.config, grpo=grpo)
+  parts = dataclasses.replace(parts, config=config)
+  assert stages.capacity(parts, stage) == 4
+  beside = stages.beside(parts, stage)
+  assert beside["recompute"] is not None
+  state, _ = stages.start(parts, stage)
+  for one, first in zip(
+    jax.tree.leaves(beside["reference"]),
+    jax.tree.leaves(state.params),
+    strict=True,
+  ):
+    assert one.sharding == first.sharding
+    np.testing.assert_array_equal(one, first)
 
 
 def test_dialogues_are_made_once_for_all_arms(parts):

@@ -15,7 +15,7 @@ from userrl_jax.learning import learner
 PACKING = config.Packing(
   row_length=64, rows_per_micro_batch=2, logprob_chunk=16
 )
-SHAPE = dict(max_turns=3, num_tasks=4, capacity=6)
+SHAPE = dict(max_turns=3, num_tasks=4, capacity=8)
 
 
 def _with_rewards(group, rewards):
@@ -86,7 +86,8 @@ def test_mini_batches_hold_every_group_once_in_an_order_of_their_own(
   packing = dataclasses.replace(PACKING, row_length=32)
   whole, whole_stats = _pack(groups, packing=packing)
   tokens = lambda batches: sorted(
-    batch.rows.targets[batch.rows.slots >= 0].tolist() for batch in batches
+    sorted(batch.rows.targets[batch.rows.slots >= 0].tolist())
+    for batch in batches
   )
   seen = set()
   for seed in range(8):
