@@ -102,6 +102,8 @@ def play_scripted(
 
   with _one_message(parts):
     return asyncio.run(open_and_play())
+
+
 def refill(
   tasks: Iterator[Sequence[types.Task]],
   play_tasks: Callable[[Sequence[types.Task]], list[types.Group]],

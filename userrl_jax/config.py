@@ -145,13 +145,11 @@ class User:
   timeout_s: float = 10.0  # one request
   num_retries: int = 2  # of a request that failed on the way
   num_reasks: int = 2  # of a reply that is no verdict
-  # Ask for the JSON schema of a verdict, as far as the endpoint can.
-  structured: bool = False
+  structured: bool = False  # ask for a verdict's JSON schema, where it can
   max_concurrent: int = 32  # requests under way, of all roles together
   requests_per_minute: int = 0  # of all roles together; 0 is no limit
   tokens_per_minute: int = 0  # in and out, of all roles; 0 is no limit
-  # How long rollouts wait for an endpoint that is down; 0: they do not, and
-  # every episode that needs it then ends as invalid.
+  # Wait so long for an endpoint that is down; 0: its episodes are invalid.
   max_outage_s: float = 0.0
   usd_per_million_in: float = 0.0  # price of tokens that the model reads
   usd_per_million_out: float = 0.0  # and of those that it writes
@@ -159,10 +157,7 @@ class User:
 
 @dataclasses.dataclass
 class Judge:
-  """Another model that judges what the agent says to a user of kind endpoint.
-
-  What has no field here is as set in section user.
-  """
+  """Another model that judges; what has no field is as in section user."""
 
   model: str = ""  # empty: the model of the user judges as well
   base_url: str = ""  # empty: that of the user
@@ -228,20 +223,14 @@ class Credit:
   credit: str = "equalized"  # equalized, naive, r2g or em
   gamma: float = 0.8
   em_k: float = 2.0
-  # By what the distance from the group's mean is divided: std (n-1), std_n (n)
-  # or none; leave_one_out is the distance from the mean of the others.
-  normalize: str = "std"
-  # How z and credits make advantages: scaled, signed (more credit never gets
-  # less) or printed (the paper's formula).
-  spread: str = "scaled"
+  normalize: str = "std"  # std (n-1), std_n (n), leave_one_out or none
+  spread: str = "scaled"  # scaled, signed, or printed as in the paper
   released: bool = False  # rounding and groups of one as in UserRL's code
   turn_penalty: float = 0.0  # taken off the score, a turn
   length_penalty: float = 0.0  # taken off the score, 1000 sampled tokens
   free_tokens: int = 0  # sampled tokens before length_penalty begins
-  # Rewards: raw, or share (of the most that the task can give).
-  reward_scale: str = "raw"
-  # Factors of rewards by gym, such as travel=0.5; of others 1.
-  gym_scales: tuple[str, ...] = ()
+  reward_scale: str = "raw"  # raw, or share of the most a task can give
+  gym_scales: tuple[str, ...] = ()  # factors of rewards, such as travel=0.5
 
 
 @dataclasses.dataclass
@@ -308,9 +297,7 @@ class Grpo:
   clip_low: float = 0.2
   clip_high: float = 0.2
   dual_clip: float = 3.0
-  # Of a token: ppo, gspo (ratios of whole trajectories), cispo (clipped
-  # weights), or plain policy gradient.
-  loss: str = "ppo"
+  loss: str = "ppo"  # ppo, gspo (ratios of trajectories), cispo or plain
   # Tokens weigh alike (token_mean), trajectories do (sequence_mean), or each
   # trajectory counts as loss_length tokens (constant_length).
   aggregation: str = "token_mean"
@@ -322,9 +309,7 @@ class Grpo:
   # many times for the sampler's being others; 0: from the sampler's, unweighed.
   importance_cap: float = 0.0
   num_mini_batches: int = 1  # optimizer steps an iteration
-  # Groups that all score alike: keep; drop, so that nothing is computed of
-  # them; refill, play other tasks in their place.
-  flat_groups: str = "keep"
+  flat_groups: str = "keep"  # keep, drop, or refill with other tasks
   refill_rounds: int = 2  # with refill: times that what is missing is played
   overlong: str = "train"  # trajectories cut by a token budget: train or mask
   credit: Credit = dataclasses.field(default_factory=Credit)

@@ -59,8 +59,6 @@ def reinforce(
     for iteration in run.remaining():
       with run.saving_what_is_done(iteration, state):
         groups = collect(iteration, state.params)
-      batch, packed = batching.pack(
-      groups = collect(iteration, state.params)
       batches, packed = iterations.pack(
         groups,
         config.packing,
