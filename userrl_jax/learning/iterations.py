@@ -128,7 +128,8 @@ def run(
 
   Returns:
     The state, and metrics: means over all the steps' tokens, except that
-    maxima and counts are those of all of them, and the rate is the last one.
+    maxima and counts are those of all of them, the rate is the last one, and
+    the gap of log-probs is that of the first step, before params moved.
   """
   if recompute is not None:
     batches = [
@@ -210,6 +211,8 @@ def _joined_metrics(seen: Sequence[learner.Metrics]) -> learner.Metrics:
     values = jnp.stack(values)
     if name in ("train/learning_rate", "train/num_skipped"):
       return values[-1]
+    if name.startswith("rollout/logprob_gap"):
+      return values[0]
     if name in ("train/num_tokens", "train/skipped", "rollout/num_valid"):
       return values.sum()
     if name.endswith("_max"):
