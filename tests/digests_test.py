@@ -11,7 +11,15 @@ from userrl_jax import digests
 def naive(array: np.ndarray) -> int:
   size = min(array.dtype.itemsize, 4)
   words = np.frombuffer(array.tobytes(), f"<u{size}").tolist()
-  return sum(w * (2 * i + 1) for i, w in enumerate(words)) % 2**32
+  return sum(mix(w ^ i * 0x9E3779B9 % 2**32) for i, w in enumerate(words)) % (
+    2**32
+  )
+
+
+def mix(x: int) -> int:
+  x = (x ^ (x >> 16)) * 0x85EBCA6B % 2**32
+  x = (x ^ (x >> 13)) * 0xC2B2AE35 % 2**32
+  return x ^ (x >> 16)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "int8"])
@@ -29,6 +37,12 @@ def test_every_single_bit_counts():
       changed = array.copy()
       changed.flat[place] ^= np.uint32(1 << bit)
       assert digests.of({"a": jnp.array(changed)}) != before
+
+
+def test_a_change_of_every_number_shows():
+  table = jax.random.normal(jax.random.key(0), (1024, 128))
+  seen = {digests.of({"a": x})["a"] for x in (table, 2 * table, -table)}
+  assert len(seen) == 3
 
 
 def test_swapped_values_negative_zero_and_nan_show():

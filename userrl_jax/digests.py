@@ -10,6 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+_GOLDEN = np.uint32(0x9E3779B9)  # 2^32 over the golden ratio: spreads indices
 
 
 def of(leaves: Mapping[str, jax.Array]) -> dict[str, int]:
@@ -34,11 +37,12 @@ def _digest_all(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def _digest(leaf: jax.Array) -> jax.Array:
-  """Returns sum_i bits_i * (2 i + 1) mod 2^32, over words in row order.
+  """Returns sum_i mix(bits_i ^ golden i) mod 2^32, over words in row order.
 
-  An odd weight is invertible mod 2^32, so any change of one word shows; the
-  sum is exact in any order, so it does not depend on the sharding; and
-  nothing is reshaped, so nothing is gathered.
+  The mix is one-to-one, so any change of one word shows; it scatters its
+  input, so a change of all words, such as their doubling, does not cancel. The
+  sum is exact in any order, so it does not depend on the sharding; and nothing
+  is reshaped, so nothing is gathered. Source of the mix: MurmurHash3's fmix32.
   """
   if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     leaf = jax.random.key_data(leaf)
@@ -53,4 +57,10 @@ def _digest(leaf: jax.Array) -> jax.Array:
     for axis in range(bits.ndim)
   ]
   index = functools.reduce(jnp.add, iotas, jnp.uint32(0))
-  return jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)
+  return jnp.sum(_mix(bits ^ (index * _GOLDEN)), dtype=jnp.uint32)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+  x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+  x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+  return x ^ (x >> 16)
