@@ -30,6 +30,7 @@ def make_trajectory(rewards, member, task="t", num_tokens=3, fault="ok"):
     turns=tuple(types.Turn("x", None, "", r) for r in rewards),
     stop_reason=types.StopReason.TERMINATED,
     fault=types.Fault(fault),
+    max_score=1.0 if task == "t" else 2.0,
   )
 
 
@@ -50,17 +51,27 @@ def records(trajectories):
   return [json.loads(json.dumps(record)) for record in made]
 
 
+SCALED = {
+  "reward_scale": "share",
+  "gym_scales": ("tau=0.5",),
+  "spread": "signed",
+  "normalize": "leave_one_out",
+  "turn_penalty": 0.1,
+  "length_penalty": 20.0,
+}
 RECORDS = records(t for group in GROUPS for t in group)
 
 
 @pytest.mark.parametrize("score", credit.SCORES)
 @pytest.mark.parametrize("name", credit.CREDITS)
-def test_advantages_are_those_of_training(score, name):
-  settings = config.Credit(score=score, credit=name)
+@pytest.mark.parametrize("changes", [{}, SCALED], ids=["plain", "scaled"])
+def test_advantages_are_those_of_training(score, name, changes):
+  settings = config.Credit(score=score, credit=name, **changes)
   batch, _ = batching.pack(
     [types.Group(group[0].task, group) for group in GROUPS],
     config.Packing(row_length=32, rows_per_micro_batch=8, logprob_chunk=8),
     **{"group_size": 4, "max_turns": 4, "num_tasks": 3, "capacity": 2},
+    credit=settings,
   )
   want = credit.group_advantages(
     batch.rewards_PGK,

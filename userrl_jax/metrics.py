@@ -124,6 +124,7 @@ def trajectory_record(
     "turns": turns,
     "reward": t.reward,
     "score": t.score,
+    "max_score": t.max_score,
     "success": measures.is_success(t),
     "valid": t.is_valid,
     "stop_reason": str(t.stop_reason),

@@ -18,7 +18,12 @@ from typing import Any
 import numpy as np
 
 from userrl_jax import config
+from userrl_jax.learning import baselines
 from userrl_jax.learning import credit
+from userrl_jax.learning import rewards
+
+# What a record must have, beside its turns.
+_FIELDS = ("gym", "task", "member", "iteration", "valid", "max_score")
 
 Record = Mapping[str, Any]  # of one episode, as `metrics.trajectory_record`
 
@@ -46,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument("transcripts", type=pathlib.Path)
   for field in dataclasses.fields(config.Credit):
-    kind = {"action": "store_true"} if field.type is bool else {}
-    kind = kind or {"type": field.type}
-    parser.add_argument(f"--{field.name}", default=None, **kind)
+    parser.add_argument(f"--{field.name}", default=None, **_kind(field.type))
   parser.add_argument("--json", type=pathlib.Path, help="also write a file")
   arguments = parser.parse_args(argv)
   try:
@@ -84,7 +87,7 @@ def read(path: pathlib.Path) -> list[Record]:
   for number, line in enumerate(path.read_text().splitlines(), 1):
     try:
       record = json.loads(line)
-      for name in ("gym", "task", "member", "iteration", "valid"):
+      for name in _FIELDS:
         record[name]
       for turn in record["turns"]:
         turn["reward"], turn["num_tokens"]
@@ -149,18 +152,23 @@ def rescore(
   turn_mask_PGK = np.zeros((P, G, K), bool)
   num_tokens_PGK = np.zeros((P, G, K), np.int64)
   valid_PG = np.zeros((P, G), bool)
+  factors = rewards.gym_factors(settings.gym_scales)
   where: dict[int, tuple[int, int]] = {}
   for p, members in enumerate(groups.values()):
     for g, member in enumerate(sorted(members)):
       place = members[member]
       where[place] = p, g
       turns = records[place]["turns"]
-      rewards_PGK[p, g, : len(turns)] = [turn["reward"] for turn in turns]
+      scale = factors.get(records[place]["gym"], 1.0)
+      if settings.reward_scale == "share":
+        scale /= records[place]["max_score"]
+      earned = np.array([turn["reward"] for turn in turns])
+      rewards_PGK[p, g, : len(turns)] = scale * earned
       turn_mask_PGK[p, g, : len(turns)] = True
       num_tokens_PGK[p, g, : len(turns)] = [t["num_tokens"] for t in turns]
       valid_PG[p, g] = records[place]["valid"]
-  scores_PG = credit.score(rewards_PGK, turn_mask_PGK, settings)
-  flat_P = credit.flat_groups(scores_PG, valid_PG)
+  scores_PG = credit.score(rewards_PGK, turn_mask_PGK, num_tokens_PGK, settings)
+  flat_P = baselines.flat_groups(scores_PG, valid_PG)
   advantages_PGK = credit.group_advantages(
     rewards_PGK, turn_mask_PGK, num_tokens_PGK, valid_PG, settings
   )
@@ -178,6 +186,15 @@ def rescore(
     )
     for place, record in enumerate(records)
   ]
+
+
+def _kind(annotation: Any) -> dict[str, Any]:
+  """Returns how a flag of a field's type is read."""
+  if annotation is bool:
+    return {"action": "store_true"}
+  if annotation in (str, int, float):
+    return {"type": annotation}
+  return {"nargs": "*"}
 
 
 def table(before: Sequence[Episode], after: Sequence[Episode]) -> str:
