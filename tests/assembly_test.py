@@ -64,3 +64,26 @@ def test_a_cpu_is_split_before_jax_starts(run_apart):
   with pytest.raises(ValueError, match="cpu_devices=3 must be set before JAX"):
     assembly._split_cpu(3)
   assert jax.device_count() == 2
+
+
+def test_prompts_of_held_out_gyms_are_known_and_fit(tmp_path):
+  def build(name, held_out_gyms, episode):
+    c = config_lib.Config(out_dir=str(tmp_path / name))
+    c.model.num_layers = 1
+    c.tokenizer.vocab_size = 640
+    c.gyms.num_train_tasks = c.gyms.num_test_tasks = 4
+    c.evaluation.num_tasks = 4
+    c.evaluation.held_out_gyms = held_out_gyms
+    c.rollout.max_tokens_per_episode = episode
+    return assembly.build(c)
+
+  names = ("intention", "search")
+  parts = build("both", names, episode=256)
+  assert {task.gym for task in parts.tasks} == {"function"}
+  for name in ("function", *names):
+    for phrase in assembly._prompt_phrases(parts.config, name):
+      assert len(parts.tokenizer.encode(phrase)) == 1
+  # Intention's first message is far longer than Function's.
+  with pytest.raises(ValueError, match=r"max_tokens_per_episode .*got 64"):
+    build("short", names, episode=64)
+  build("alone", (), episode=64)

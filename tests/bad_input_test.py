@@ -337,5 +337,8 @@ def test_a_start_that_knows_other_prompts(refused, tmp_path):
   assert "(gyms.function.answer_limit: 0 there, 2 now)" in message
   message = refused(start, "--config.gyms.names=function,travel")
   assert "gym 'travel'" in message and "gyms.names" in message
+  message = refused(start, "--config.evaluation.held_out_gyms=travel")
+  assert "gym 'travel'" in message
+  assert "(evaluation.held_out_gyms: () there, ('travel',) now)" in message
   # With the same prompts it would be taken.
   assembly.build(config_lib.Config(init_from=str(tmp_path / "other")))

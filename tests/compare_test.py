@@ -39,7 +39,7 @@ def _trajectory(gym, split, number, score):
   )
 
 
-def make_run(folder, seed, group_size=8, commit="abc"):
+def make_run(folder, seed, group_size=8, commit="abc", held_out_gyms=()):
   """Writes a run in which stages differ by their gains on every task."""
   config = config_lib.Config(seed=seed, stages=tuple(NUM_STEPS))
   config.grpo.group_size = group_size
@@ -58,6 +58,7 @@ def make_run(folder, seed, group_size=8, commit="abc"):
       stage,
       1.0,
       seed,
+      held_out_gyms=held_out_gyms,
     )
     path = folder / "evaluations" / f"{stage}.json"
     path.write_text(json.dumps(summary))
@@ -212,3 +213,37 @@ def test_an_unfinished_run_is_named(runs, capsys):
   (runs[1] / "evaluations" / "grpo.json").unlink()
   assert compare.main([*map(str, runs)]) == 2
   assert str(runs[1]) in capsys.readouterr().err
+
+
+def test_held_out_gyms_are_compared_apart(tmp_path, runs):
+  held_out = [
+    make_run(tmp_path / f"held_out{seed}", seed, held_out_gyms=("travel",))
+    for seed in (0, 1)
+  ]
+  comparison = compare.compare(held_out)
+  for arm, both in zip(
+    comparison.arms, compare.compare(runs).arms, strict=True
+  ):
+    assert both.held_out is None
+    assert set(arm.gyms) == {"function"} and arm.invalid == 0
+    assert arm.macro == pytest.approx(both.gyms["function"])
+    assert arm.held_out.gyms == {"travel": pytest.approx(both.gyms["travel"])}
+    assert arm.held_out.macro == pytest.approx(both.gyms["travel"])
+    above = arm.held_out.above
+    if arm.name == "grpo":
+      assert above is None
+    else:
+      assert above.mean == pytest.approx(0.7 - GAINS[arm.name])
+      assert above.num_tasks == arm.above.num_tasks == 2 * 40
+  first, second = compare.table(comparison).split("\n\nHeld-out gyms")
+  assert "travel" not in first and "travel" in second
+  assert len(first.splitlines()) == len(GAINS) + 2
+  path = held_out[1] / "evaluations" / "continued.json"
+  values = json.loads(path.read_text())
+  values["held_out"]["gyms"]["travel"]["score"] = None
+  path.write_text(json.dumps(values))
+  comparison = compare.compare(held_out)
+  assert set(arm.name for arm in comparison.arms) == set(GAINS)
+  (note,) = comparison.notes
+  assert "travel is held out and has no valid attempt of continued" in note
+  assert "Held-out gyms" not in compare.table(comparison)

@@ -393,6 +393,25 @@ def test_only_an_endpoint_has_limits_costs_and_recordings(changes, field):
   assert all(line.startswith(f"{field} must be ") for line in problems)
 
 
+@pytest.mark.parametrize(
+  ("names", "message"),
+  [
+    ((), None),
+    (("search", "tau"), None),
+    (("search", "search"), "must hold values, none twice"),
+    (("search", "function"), "must be some of intention, persuade, "),
+    (("chess",), "known gyms that are not in gyms.names, got ('chess',)"),
+    (("",), "known gyms that are not in gyms.names, got ('',)"),
+  ],
+)
+def test_held_out_gyms_are_known_and_not_trained(names, message):
+  problems = _problems(_set("evaluation.held_out_gyms", names))
+  assert len(problems) == (message is not None)
+  for problem in problems:
+    assert problem.startswith("evaluation.held_out_gyms ")
+    assert message in problem
+
+
 def test_all_problems_are_listed():
   config = _set("grpo.group_size", 1)
   config.engine.num_lanes = 500

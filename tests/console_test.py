@@ -158,3 +158,39 @@ def test_table_tells_splits_and_the_mean_of_gyms():
   assert head[-6:] == ["fresh", "tasks", "only", "test", "tasks", "only"]
   assert function[-2:] == ["0.625", "-"] and travel[-2:] == ["-", "0.375"]
   assert mean[1:] == ["mean", "of", "gyms", "0.600", "0.550", "to", "0.650"]
+
+
+def test_table_has_held_out_gyms_apart():
+  def group(**scores):
+    gyms = {
+      name: scorecard.GymEvaluation(
+        score, 0.1, 0.9, 0.3, 10, 20, 2.5, int(name == "tau"), 0.45, 0.55, {}
+      )
+      for name, score in scores.items()
+    }
+    mean = sum(scores.values()) / len(scores)
+    macro = {"score": mean, "low": mean - 0.05, "high": mean + 0.05}
+    return gyms, macro, {"fresh": gyms, "test": gyms}
+
+  summary = scorecard.Evaluation(
+    "grpo",
+    1.0,
+    *group(function=0.5, travel=0.7),
+    held_out=scorecard.HeldOut(*group(search=0.2, tau=0.4), {}),
+  ).to_dict()
+  file = io.StringIO()
+  console.Console(file).show_table([summary])
+  lines = [x.split() for x in file.getvalue().splitlines() if x.strip()]
+  rows = [" ".join(line[1:]) for line in lines[2:]]
+  beginnings = (
+    "function 0.500",
+    "travel 0.700",
+    "mean of gyms 0.600 0.550 to 0.650",
+    "search (held out) 0.200",
+    "tau (held out) 0.400",
+    "mean of held-out gyms 0.300 0.250 to 0.350",
+  )
+  assert len(rows) == len(beginnings)
+  for row, beginning in zip(rows, beginnings, strict=True):
+    assert row.startswith(beginning)
+  assert rows[4].endswith("1 0.450 to 0.550 0.400 0.400")  # splits of its own

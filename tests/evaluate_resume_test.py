@@ -160,6 +160,27 @@ def test_oracles_are_a_ceiling_and_canned_moves_a_floor(parts, tasks):
   assert means["oracle"] > means["canned"] + 0.2
 
 
+def test_held_out_gyms_leave_the_others_as_they_are(parts, params):
+  of_two = dataclasses.replace(parts.config.gyms, names=("function", "travel"))
+  config = dataclasses.replace(parts.config, gyms=of_two)
+  trained = dataclasses.replace(parts, config=config)
+  held_out = _as(trained, held_out_gyms=("telepathy",))
+  gyms_of = lambda tasks: {task.gym for task in tasks}
+  learned = assembly.load_tasks(held_out.config, "train")
+  assert gyms_of(learned) == {"function", "travel"}
+  alone, both = (
+    evaluate.evaluate(some, params, assembly.held_out_tasks(some.config), name)
+    for name, some in (("alone", trained), ("both", held_out))
+  )
+  assert "held_out" not in alone
+  assert set(both["held_out"]["gyms"]) == {"telepathy"}
+  for name in ("gyms", "macro", "splits", "averages"):
+    assert both[name] == alone[name]
+  assert both["pins"]["config"] != alone["pins"]["config"]
+  played = map(json.loads, _transcripts(parts.folder, "both").splitlines())
+  assert {d["gym"] for d in played} == {"function", "travel", "telepathy"}
+
+
 def test_training_refuses_to_evaluate_another_agent(parts):
   with pytest.raises(ValueError, match=r"must be policy .* got 'oracle'"):
     stages.plan(_as(parts, agent="oracle"))

@@ -38,6 +38,16 @@ def test_calls_are_tasks_times_group_times_turns():
   assert text.endswith("budget: 2.5 dollars")
 
 
+def test_held_out_gyms_are_asked_in_evaluations_only():
+  some = parts(kind="endpoint", model="m")
+  plan = stages.plan(some)
+  before = forecast.calls(some, plan)
+  some.config.evaluation.held_out_gyms = ("turtle", "search", "tau")
+  assert forecast.calls(some, plan) == before | {
+    "evaluations": 4 * 4 * 10 * 5  # telepathy and these three
+  }
+
+
 def test_rules_cost_nothing():
   some = parts()
   assert forecast.calls(some, stages.plan(some)) == {}

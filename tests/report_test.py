@@ -357,6 +357,35 @@ def test_a_comparison_of_gyms_and_arms_reads_well(tmp_path):
   assert "34 of 60 function fresh" in text and "33 of 60 zoo test" in text
 
 
+def test_held_out_gyms_have_rows_and_differences_of_their_own(tmp_path):
+  gyms, names = ("function", "tau", "travel", "zoo"), ("tau", "zoo")
+  (tmp_path / "evaluations").mkdir()
+  for stage in ("base", "cold_start"):
+    played = [make_trajectory("base", n, gym) for gym in gyms for n in range(6)]
+    summary = scorecard.evaluation_summary(
+      played, stage, 1.0, seed=0, held_out_gyms=names
+    )
+    path = tmp_path / "evaluations" / f"{stage}.json"
+    path.write_text(json.dumps(summary))
+  text = report.write(tmp_path).read_text()
+  rows = re.findall(r"<tr><td><span class=\"chip\".*?</tr>", text, re.DOTALL)
+  words = [" ".join(" ".join(Reader(row).words).split()) for row in rows]
+  order = [
+    *("function", "travel", "mean of gyms"),
+    *("tau (held out)", "zoo (held out)", "mean of held-out gyms"),
+  ]
+  of_base, of_cold_start = words[:6], words[6:12]
+  for row, what in zip(of_base + of_cold_start, order * 2, strict=True):
+    assert re.sub("^(base|cold_start) ", "", row).startswith(what)
+  means_first = [order[2], *order[:2], order[5], *order[3:5]]
+  for row, what in zip(words[12:], means_first, strict=True):
+    assert row.startswith(f"base cold_start {what} +0.000")
+  for what in ("Score with", "Difference on the same tasks with"):
+    titles = re.findall(f"<figcaption>{what} 95% interval: (.*?)<", text)
+    assert titles == means_first
+  assert "Held-out gyms are never trained on" in text
+
+
 def test_a_resumed_run_tells_its_time_and_code(tmp_path):
   with metrics.Writers(tmp_path, ["grpo"]) as writers:
     for step, time_s in enumerate((60.0, 10.0)):

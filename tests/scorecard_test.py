@@ -112,9 +112,51 @@ def test_splits_are_also_summarised_apart():
   assert again.split_scores("fresh") == {"function": {"a": [1.0], "b": [0.0]}}
 
 
+def test_held_out_gyms_are_in_no_number_of_the_others():
+  def played(gym, score, split="test"):
+    return [
+      make_trajectory(f"{split}{i}", [score * (i % 2)], gym=gym, split=split)
+      for i in range(10)
+    ]
+
+  # By name before, between and after those of training.
+  trained = [*played("function", 1.0, "fresh"), *played("tau", 0.5)]
+  others = [*played("a", 0.25), *played("search", 0.75, "fresh")]
+  others += [make_trajectory("x", [], fault=types.Fault.GYM_ERROR, gym="zoo")]
+  alone = scorecard.evaluation_summary(trained, "grpo", 1.0, 7)
+  assert "held_out" not in alone
+  names = ("a", "search", "zoo")
+  both = scorecard.evaluation_summary(
+    others + trained, "grpo", 1.0, 7, held_out_gyms=names
+  )
+  apart = scorecard.evaluation_summary(others, "grpo", 1.0, 7)
+  held_out = both.pop("held_out")
+  assert json.dumps(both) == json.dumps(alone)
+  assert held_out == {name: apart[name] for name in held_out}
+  assert list(held_out["gyms"]) == list(names)
+  assert held_out["macro"]["score"] is None  # zoo's; that of training is whole
+  assert both["macro"]["score"] == pytest.approx((0.5 + 0.25) / 2)
+  whole = both | {"held_out": held_out}
+  again = scorecard.Evaluation.from_dict(json.loads(json.dumps(whole)))
+  assert again.to_dict() == whole
+  assert again.held_out.split_scores("fresh")["search"]["fresh1"] == [0.75]
+  assert [mean for *_, mean in again.groups] == [
+    "mean of gyms",
+    "mean of held-out gyms",
+  ]
+  assert [gym.format("a") for _, gym, _ in again.groups] == [
+    "a",
+    "a (held out)",
+  ]
+
+
 def test_summary_errors():
   with pytest.raises(ValueError, match="got none"):
     scorecard.evaluation_summary([], "base", 1.0, 0)
+  with pytest.raises(ValueError, match="got none"):
+    scorecard.evaluation_summary(
+      [make_trajectory("a", [1.0])], "base", 1.0, 0, held_out_gyms=["function"]
+    )
   twice = [make_trajectory("a", [1.0]), make_trajectory("a", [0.0])]
   with pytest.raises(ValueError, match="0 twice for function/a"):
     scorecard.evaluation_summary(twice, "base", 1.0, 0)

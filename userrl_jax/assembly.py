@@ -53,6 +53,7 @@ _IN_PROMPTS = (
   "gyms.telepathy.",
   "gyms.travel.",
   "gyms.turtle.",
+  "evaluation.held_out_gyms",
 )
 
 
@@ -98,6 +99,7 @@ def build(config: config_lib.Config) -> Parts:
   )
   asyncio.run(user.check())
   tasks = load_tasks(config, "train")
+  met = tasks + held_out_tasks(config, config.evaluation.held_out_gyms)
   tokenizer, source = _tokenizer(config, folder, tasks, user)
   if tokenizer.vocab_size > model.vocab_size:
     name = config.model.folder or config.model.preset
@@ -121,7 +123,7 @@ def build(config: config_lib.Config) -> Parts:
     ),
   )
   chat = chat_lib.Chat(tokenizer, config.chat.profile, config.chat.thinking)
-  asyncio.run(_check_prompts(config, chat, tasks, user))
+  asyncio.run(_check_prompts(config, chat, met, user))
   if source is None:
     _keep_tokenizer(tokenizer, folder)
   else:
@@ -171,8 +173,10 @@ def load_tasks(config: config_lib.Config, split: str) -> list[types.Task]:
   ]
 
 
-def held_out_tasks(config: config_lib.Config) -> list[types.Task]:
-  """Returns the tasks of an evaluation: some of every split and gym.
+def held_out_tasks(
+  config: config_lib.Config, names: Sequence[str] | None = None
+) -> list[types.Task]:
+  """Returns the tasks of an evaluation: some of every split and (named) gym.
 
   Raises:
     ValueError: when a gym has no such tasks.
@@ -181,11 +185,15 @@ def held_out_tasks(config: config_lib.Config) -> list[types.Task]:
   return [
     task
     for split in settings.splits
-    for name in config.gyms.names
+    for name in (_played_gyms(config) if names is None else names)
     for task in gyms.load_tasks(name, config.gyms, split, config.seed)[
       : settings.num_tasks
     ]
   ]
+
+
+def _played_gyms(config: config_lib.Config) -> tuple[str, ...]:  # all of a run
+  return config.gyms.names + config.evaluation.held_out_gyms
 
 
 def first_params(
@@ -301,12 +309,10 @@ def _tokenizer(
     return tokenizers.load(kept, settings.kind), kept
   texts = demonstrate.corpus(config, tasks[:_NUM_CORPUS_TASKS], user)
   phrases = list(chat_lib.PHRASES)
-  for name in config.gyms.names:
+  for name in _played_gyms(config):
     phrases += _prompt_phrases(config, name)
-  tokenizer = tokenizers.train_sentencepiece(
-    texts, settings.vocab_size, phrases
-  )
-  return tokenizer, None
+  size = settings.vocab_size
+  return tokenizers.train_sentencepiece(texts, size, phrases), None
 
 
 def _prompt_phrases(config: config_lib.Config, name: str) -> list[str]:
@@ -332,7 +338,7 @@ def _check_phrases(
   is_piece = lambda text: len(tokenizer.encode(text)) == 1
   if not all(map(is_piece, chat_lib.PHRASES)):
     return  # it is none of ours
-  for name in config.gyms.names:
+  for name in _played_gyms(config):
     if all(map(is_piece, _prompt_phrases(config, name))):
       continue
     raise ValueError(
@@ -381,7 +387,7 @@ async def _check_prompts(
   Raises:
     ValueError: names the budget and the prompt's length.
   """
-  for name in config.gyms.names:
+  for name in _played_gyms(config):
     firsts = []
     async with user.opened() as judge:
       for task in [task for task in tasks if task.gym == name]:

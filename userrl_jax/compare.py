@@ -41,6 +41,17 @@ class Arm:
   invalid: int  # attempts left out of the scores, of all runs
   above: statistics.Interval | None  # GRPO minus this
   above_by_split: dict[str, statistics.Interval]  # on the split's tasks alone
+  held_out: "HeldOutGyms | None"  # None where every gym is trained
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutGyms:
+  """The same of the gyms that were never trained on, in no number above."""
+
+  macro: float
+  gyms: dict[str, float]
+  invalid: int
+  above: statistics.Interval | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +121,14 @@ def compare(folders: Sequence[pathlib.Path]) -> Comparison:
     if stage in run.config["stages"] and not _step_seconds(run, stage)
   ]
   names.sort(key=lambda name: name == SUBJECT)
+  notes += [
+    f"{run.folder}: {gym} is held out and has no valid attempt of {name}, so "
+    "nothing is told of held-out gyms"
+    for run in runs
+    for name in names
+    if (held_out := run.evaluations[name].held_out)
+    for gym in _dead_gyms(held_out)
+  ]
   limit = EQUAL_TIME * _minutes_since_base(runs, SUBJECT)
   return Comparison([_arm(name, runs, limit) for name in names], notes)
 
@@ -132,16 +151,12 @@ def table(comparison: Comparison) -> str:
     row += [f"{arm.gyms[gym]:.3f}" for gym in gyms]
     row += [f"{arm.splits[split]:.3f}" for split in splits]
     row += [str(arm.invalid)]
-    above = arm.above
-    row += (
-      [f"{above.mean:+.3f}", _ends(above), str(above.num_tasks)]
-      if above
-      else ["", "", ""]
-    )
+    row += _above(arm.above)
     of_splits = [arm.above_by_split.get(split) for split in apart]
     row += [f"{i.mean:+.3f} ({_ends(i)})" if i else "" for i in of_splits]
     rows.append(row)
   lines = [f"| {' | '.join(row)} |" for row in rows]
+  lines += _held_out_lines(arms)
   footnotes = [f"Note: {note}." for note in comparison.notes]
   if any(arm.has_less_time for arm in arms):
     footnotes.insert(
@@ -150,6 +165,28 @@ def table(comparison: Comparison) -> str:
       "since the base: no comparison at equal time.",
     )
   return "\n".join(lines + [line for note in footnotes for line in ("", note)])
+
+
+def _held_out_lines(arms: Sequence[Arm]) -> list[str]:
+  """Returns a table of the gyms that were never trained on, if any."""
+  if not all(arm.held_out for arm in arms):
+    return []
+  gyms = list(arms[0].held_out.gyms)
+  head = ["arm", "macro score", *gyms, "invalid", f"{SUBJECT} is above by"]
+  head += ["95% interval", "tasks"]
+  rows = [head, ["---"] * len(head)]
+  for arm in arms:
+    own = arm.held_out
+    row = [arm.name, *(f"{s:.3f}" for s in (own.macro, *own.gyms.values()))]
+    rows.append([*row, str(own.invalid), *_above(own.above)])
+  title = "Held-out gyms, which were never trained on:"
+  return ["", title, "", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _above(above: statistics.Interval | None) -> list[str]:
+  if above is None:
+    return ["", "", ""]
+  return [f"{above.mean:+.3f}", _ends(above), str(above.num_tasks)]
 
 
 def _ends(interval: statistics.Interval) -> str:
@@ -196,6 +233,26 @@ def _arm(name: str, runs: Sequence[run_folder.Run], limit: float) -> Arm:
     invalid=sum(g.invalid for e in evaluations for g in e.gyms.values()),
     above=above,
     above_by_split=above_by_split,
+    held_out=_held_out(name, runs),
+  )
+
+
+def _held_out(name: str, runs: Sequence[run_folder.Run]) -> HeldOutGyms | None:
+  """Compares the gyms that were never trained on; None where some run lacks."""
+  own = [run.evaluations[name].held_out for run in runs]
+  subjects = [run.evaluations[SUBJECT].held_out for run in runs]
+  if not all(e and not _dead_gyms(e) for e in own + subjects):
+    return None
+  above = None
+  if name != SUBJECT:
+    above = statistics.paired_macro_difference(
+      [(e.scores, s.scores) for e, s in zip(own, subjects, strict=True)]
+    )
+  return HeldOutGyms(
+    macro=_mean(e.macro["score"] for e in own),
+    gyms={g: _mean(e.gyms[g].score for e in own) for g in own[0].gyms},
+    invalid=sum(gym.invalid for e in own for gym in e.gyms.values()),
+    above=above,
   )
 
 
@@ -223,7 +280,9 @@ def _mean(values: Iterable[Any]) -> float:
   return float(np.mean(list(values)))
 
 
-def _dead_gyms(evaluation: scorecard.Evaluation) -> list[str]:
+def _dead_gyms(
+  evaluation: scorecard.Evaluation | scorecard.HeldOut,
+) -> list[str]:
   """Returns the gyms in which an evaluation has nothing to tell from."""
   parts = [evaluation.gyms, *evaluation.splits.values()]
   return sorted(

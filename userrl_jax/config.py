@@ -337,6 +337,7 @@ class Evaluation:
 
   agent: str = "policy"  # who plays: policy, oracle or canned (random moves)
   splits: tuple[str, ...] = ("test",)  # of fresh, dev, test (and train)
+  held_out_gyms: tuple[str, ...] = ()  # played here, and never trained on
   num_tasks: int = 128  # of each gym and split
   num_attempts: int = 1  # episodes a task
   temperature: float = 1.0  # 0 takes the likeliest token

@@ -14,6 +14,7 @@ import rich.console
 import rich.table
 import rich.text
 
+from userrl_jax import scorecard
 from userrl_jax import types
 
 
@@ -75,8 +76,13 @@ class Console:
       table.add_column(name)
     table.add_column("tasks")
     table.add_column("invalid")
+    groups = [
+      (summary["stage"], *group)
+      for summary in summaries
+      for group in scorecard.groups(summary, summary.get("held_out"))
+    ]
     has_bounds = any(
-      e["invalid"] for s in summaries for e in s["gyms"].values()
+      e["invalid"] for _, group, *_ in groups for e in group["gyms"].values()
     )
     if has_bounds:
       table.add_column("if they scored 0 to 1")
@@ -84,12 +90,12 @@ class Console:
     if len(splits) > 1:
       for split in splits:
         table.add_column(f"{split} tasks only")
-    for summary in summaries:
-      for gym, e in summary["gyms"].items():
+    for stage, group, label, mean in groups:
+      for gym, e in group["gyms"].items():
         known = e["score"] is not None
         row = [
-          summary["stage"],
-          gym,
+          stage,
+          label.format(gym),
           _score(e),
           f"{e['low']:.3f} to {e['high']:.3f}" if known else "-",
           f"{e['success']:.0%}" if known else "-",
@@ -100,15 +106,15 @@ class Console:
         if has_bounds:
           low, high = e["score_if_invalid_0"], e["score_if_invalid_1"]
           row.append(f"{low:.3f} to {high:.3f}" if e["invalid"] else "-")
-        of_splits = [summary["splits"].get(s, {}).get(gym) for s in splits]
+        of_splits = [group["splits"].get(s, {}).get(gym) for s in splits]
         row += [_score(own) if own else "-" for own in of_splits]
         table.add_row(*row[: len(table.columns)])
-      macro = summary["macro"]
-      if len(summary["gyms"]) > 1:
+      macro = group["macro"]
+      if len(group["gyms"]) > 1:
         known = macro["score"] is not None
         table.add_row(
-          summary["stage"],
-          "mean of gyms",
+          stage,
+          mean,
           _score(macro),
           f"{macro['low']:.3f} to {macro['high']:.3f}" if known else "-",
           style="bold",

@@ -104,6 +104,7 @@ def evaluate(
     temperature=settings.temperature,
     seed=parts.config.seed,
     pins=pinned,
+    held_out_gyms=settings.held_out_gyms,
   )
   if settings.forgetting_tasks and params is not None:
     summary["forgetting"] = forgetting.check(parts, params)

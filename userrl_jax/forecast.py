@@ -22,8 +22,7 @@ def calls(
   c = parts.config
   if c.user.kind == "scripted":
     return {}
-  with_user = [name for name in c.gyms.names if gyms.GYMS[name].Gym.has_user]
-  share = len(with_user) / len(c.gyms.names)
+  share = _share_with_user(c.gyms.names)
   num_tasks = len(parts.tasks)
   demonstrated = min(c.cold_start.num_tasks or num_tasks, num_tasks)
   num_made = {
@@ -40,10 +39,18 @@ def calls(
         stage.num_steps * stage.per_step * c.grpo.group_size
       )
   e = c.evaluation
-  one = e.num_tasks * len(e.splits) * len(c.gyms.names) * e.num_attempts
-  episodes["evaluations"] = one * len(plan)
-  a_turn = c.gyms.max_turns * _CALLS_A_TURN
-  return {name: math.ceil(n * share) * a_turn for name, n in episodes.items()}
+  played = c.gyms.names + e.held_out_gyms
+  one = e.num_tasks * len(e.splits) * len(played) * e.num_attempts
+  asked = {name: math.ceil(n * share) for name, n in episodes.items()}
+  asked["evaluations"] = math.ceil(one * len(plan) * _share_with_user(played))
+  return {
+    name: n * c.gyms.max_turns * _CALLS_A_TURN for name, n in asked.items()
+  }
+
+
+def _share_with_user(names: Sequence[str]) -> float:
+  """Returns the share of gyms in which somebody answers."""
+  return sum(gyms.GYMS[name].Gym.has_user for name in names) / len(names)
 
 
 def text(parts: assembly.Parts, plan: Sequence[stages.Stage]) -> str:

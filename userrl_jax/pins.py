@@ -50,10 +50,13 @@ def of(
   by_gym: dict[str, list[types.Task]] = {}
   for task in tasks:
     by_gym.setdefault(task.gym, []).append(task)
+  evaluation = dataclasses.asdict(c.evaluation)
+  if not c.evaluation.held_out_gyms:  # as when there were none
+    del evaluation["held_out_gyms"]
   sections = (
     dataclasses.replace(c.model, folder=""),
     dataclasses.replace(c.tokenizer, folder=""),
-    *(c.chat, c.gyms, c.user, c.rollout, c.engine, c.mesh, c.evaluation),
+    *(c.chat, c.gyms, c.user, c.rollout, c.engine, c.mesh),
   )
   return {
     "agent": c.evaluation.agent,
@@ -65,7 +68,7 @@ def of(
       "digest": _digest([dataclasses.asdict(c.user), *_sources(by_gym)]),
     },
     "tasks": {gym: _digest(map(_task, own)) for gym, own in by_gym.items()},
-    "config": _digest([c.seed, *map(dataclasses.asdict, sections)]),
+    "config": _digest([c.seed, *map(dataclasses.asdict, sections), evaluation]),
     "version": userrl_jax.__version__,
   }
 

@@ -26,6 +26,7 @@ from userrl_jax import charts
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import run_folder
+from userrl_jax import scorecard
 from userrl_jax import statistics
 from userrl_jax import types
 
@@ -45,7 +46,6 @@ CURVES = (
   ("flat groups", r".*flat_share$"),
   ("speed", r".*tokens_per_s$"),
 )
-MEAN = "mean of gyms"
 MAX_TASKS = 200  # whose dialogues are on the page
 MAX_TRAINING = 8  # dialogues from the end of each stage's training
 MAX_CHARS = 6000  # of one text
@@ -141,18 +141,16 @@ def _score_charts(
   run: run_folder.Run, colours: Mapping[str, int]
 ) -> list[dict[str, Any]]:
   """Draws the stages' scores: as a mean of gyms first, then of each gym."""
-  parts: dict[str, list[charts.Estimate]] = {MEAN: []}
+  parts: dict[str, list[charts.Estimate]] = {scorecard.MEAN: []}
   for stage, evaluation in run.evaluations.items():
-    scores = {
-      gym: (e.score, e.low, e.high) for gym, e in evaluation.gyms.items()
-    }
-    if len(scores) > 1:
-      macro = evaluation.macro
-      scores = {MEAN: (macro["score"], macro["low"], macro["high"]), **scores}
-    for name, numbers in scores.items():
-      if numbers[0] is not None:
-        estimate = charts.Estimate(stage, *numbers, colours[stage])
-        parts.setdefault(name, []).append(estimate)
+    for group, label, mean in evaluation.groups:
+      gyms = {label.format(name): vars(gym) for name, gym in group.gyms.items()}
+      scores = {mean: group.macro, **gyms} if len(gyms) > 1 else gyms
+      for name, e in scores.items():
+        if e["score"] is not None:
+          numbers = e["score"], e["low"], e["high"]
+          estimate = charts.Estimate(stage, *numbers, colours[stage])
+          parts.setdefault(name, []).append(estimate)
   return _interval_charts("Score with 95% interval", parts)
 
 
@@ -172,12 +170,16 @@ def _differences(run: run_folder.Run) -> list[dict[str, Any]]:
   rows = []
   for before, after in _pairs(run):
     a, b = run.evaluations[before], run.evaluations[after]
-    shared = {gym: [gym] for gym in b.gyms if gym in a.gyms}
-    if len(shared) > 1:
-      shared = {MEAN: list(shared), **shared}
-    for name, gyms in shared.items():
+    shared = []  # name, groups of both stages, gyms
+    groups = zip(a.groups, b.groups, strict=False)
+    for (one, label, mean), (other, *_) in groups:
+      gyms = [gym for gym in other.gyms if gym in one.gyms]
+      if len(gyms) > 1:
+        shared.append((mean, (one, other), gyms))
+      shared += [(label.format(g), (one, other), [g]) for g in gyms]
+    for name, both, gyms in shared:
       row = {"before": before, "after": after, "gym": name}
-      sides = ({gym: e.scores[gym] for gym in gyms} for e in (a, b))
+      sides = ({gym: group.scores[gym] for gym in gyms} for group in both)
       try:
         row["interval"] = statistics.paired_macro_difference(
           [tuple(sides)], seed=int(run.config.get("seed", 0))
@@ -203,7 +205,7 @@ def _pairs(run: run_folder.Run) -> list[tuple[str, str]]:
 def _difference_charts(
   differences: Sequence[Mapping[str, Any]], colours: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-  parts: dict[str, list[charts.Estimate]] = {MEAN: []}
+  parts: dict[str, list[charts.Estimate]] = {scorecard.MEAN: []}
   for row in differences:
     if "problem" not in row:
       # GRPO against an arm has the colour of the arm: there are many.

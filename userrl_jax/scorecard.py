@@ -2,11 +2,12 @@
 
 In: finished trajectories. Out: what `evaluations/<stage>.json` holds: scores
 with intervals, every measure of `measures`, counts of faults and stops, and
-averages over gyms. Invalid attempts are left out and counted.
+averages over gyms. Invalid attempts are left out and counted. Gyms that are
+never trained on are a group of their own and in no number of the others.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import itertools
@@ -21,6 +22,8 @@ from userrl_jax import types
 Tasks = Mapping[str, Sequence[types.Trajectory]]  # task id -> its attempts
 # A measure's mean, low and high, and num_tasks or the gyms that it is over.
 Estimate = Mapping[str, Any]
+
+MEAN, MEAN_HELD_OUT = "mean of gyms", "mean of held-out gyms"
 
 _empty = functools.partial(dataclasses.field, default_factory=dict)
 
@@ -48,8 +51,32 @@ class GymEvaluation:
   stops: Mapping[str, int] = _empty()  # reason -> episodes, where it occurred
 
 
+class _ScoresByTask:
+  gyms: Mapping[str, GymEvaluation]
+  splits: Mapping[str, Mapping[str, GymEvaluation]]
+
+  @property
+  def scores(self) -> statistics.GymScores:
+    """Returns the scores of every gym by task."""
+    return _scores(self.gyms)
+
+  def split_scores(self, split: str) -> statistics.GymScores:
+    """Returns the same of the tasks of one split alone."""
+    return _scores(self.splits[split])
+
+
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class HeldOut(_ScoresByTask):
+  """What the gyms that are never trained on came to, as in `Evaluation`."""
+
+  gyms: Mapping[str, GymEvaluation]
+  macro: Mapping[str, float | None]
+  splits: Mapping[str, Mapping[str, GymEvaluation]]
+  averages: Mapping[str, Mapping[str, Estimate]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation(_ScoresByTask):
   """What `evaluations/<stage>.json` holds."""
 
   stage: str
@@ -65,19 +92,19 @@ class Evaluation:
   # What was evaluated: digests of model, user, tasks and config.
   pins: Mapping[str, Any] = _empty()
   forgetting: Mapping[str, float] = _empty()  # see `forgetting.check`
+  held_out: HeldOut | None = None  # gyms that nothing above is over
 
   def to_dict(self) -> dict[str, Any]:
-    """Returns the evaluation as JSON-able dicts."""
-    return dataclasses.asdict(self)
+    """Returns it as JSON-able dicts, `held_out` only where it is there."""
+    values = dataclasses.asdict(self)
+    if self.held_out is None:
+      del values["held_out"]
+    return values
 
   @property
-  def scores(self) -> statistics.GymScores:
-    """Returns the scores of every gym by task."""
-    return _scores(self.gyms)
-
-  def split_scores(self, split: str) -> statistics.GymScores:
-    """Returns the same of the tasks of one split alone."""
-    return _scores(self.splits[split])
+  def groups(self) -> list[tuple["Evaluation | HeldOut", str, str]]:
+    """Returns what `groups` does of this evaluation."""
+    return groups(self, self.held_out)
 
   @classmethod
   def from_dict(cls, values: Mapping[str, Any]) -> "Evaluation":
@@ -87,18 +114,35 @@ class Evaluation:
       ValueError: when a field is missing or unknown.
     """
     try:
-      read = lambda gyms: {k: GymEvaluation(**v) for k, v in gyms.items()}
-      splits = {k: read(v) for k, v in values["splits"].items()}
-      gyms = read(values["gyms"])
-      return cls(**{**values, "gyms": gyms, "splits": splits})
+      values = _with_gyms(values)
+      if values.get("held_out"):
+        values["held_out"] = HeldOut(**_with_gyms(values["held_out"]))
+      return cls(**values)
     except (TypeError, KeyError, AttributeError) as error:
       raise ValueError(
         f"an evaluation must have the fields of Evaluation, got {error}"
       ) from error
 
 
+def _with_gyms(values: Mapping[str, Any]) -> dict[str, Any]:
+  read = lambda gyms: {k: GymEvaluation(**v) for k, v in gyms.items()}
+  splits = {k: read(v) for k, v in values["splits"].items()}
+  return {**values, "gyms": read(values["gyms"]), "splits": splits}
+
+
 def _scores(gyms: Mapping[str, GymEvaluation]) -> statistics.GymScores:
   return {name: gym.scores_by_task for name, gym in gyms.items()}
+
+
+def groups(evaluation: Any, held_out: Any) -> list[tuple[Any, str, str]]:
+  """Returns each group of gyms, a format of its gyms' names, and its mean's.
+
+  Args:
+    evaluation: an `Evaluation`, or the dict that it makes.
+    held_out: that of it; None where every gym is trained.
+  """
+  of = [(evaluation, "{}", MEAN)]
+  return of + [(held_out, "{} (held out)", MEAN_HELD_OUT)] * bool(held_out)
 
 
 def evaluation_summary(
@@ -107,6 +151,7 @@ def evaluation_summary(
   temperature: float,
   seed: int,
   pins: Mapping[str, Any] | None = None,
+  held_out_gyms: Collection[str] = (),
 ) -> dict[str, Any]:
   """Summarises the episodes of an evaluation.
 
@@ -121,15 +166,33 @@ def evaluation_summary(
     temperature: of the sampling.
     seed: of the bootstrap.
     pins: what was evaluated, kept with the numbers.
+    held_out_gyms: that are never trained on; they are summarised apart.
 
   Returns:
     `Evaluation.to_dict()`.
 
   Raises:
-    ValueError: without trajectories, or with two of one task and member.
+    ValueError: without trajectories of trained gyms, or with two of one task
+      and member.
   """
-  if not trajectories:
+  is_held_out = lambda t: t.task.gym in held_out_gyms
+  trained = [t for t in trajectories if not is_held_out(t)]
+  held_out = [t for t in trajectories if is_held_out(t)]
+  if not trained:
     raise ValueError("an evaluation must have episodes, got none")
+  return Evaluation(
+    stage,
+    float(temperature),
+    **_group(trained, seed),
+    pins=pins or {},
+    held_out=HeldOut(**_group(held_out, seed)) if held_out else None,
+  ).to_dict()
+
+
+def _group(
+  trajectories: Sequence[types.Trajectory], seed: int
+) -> dict[str, Any]:
+  """Returns the fields of `HeldOut`, over the gyms of these trajectories."""
   by_gym: dict[str, dict[str, list[types.Trajectory]]] = {}
   by_name = lambda t: (t.task.gym, t.task.id, t.member)
   for t in sorted(trajectories, key=by_name):
@@ -149,15 +212,12 @@ def evaluation_summary(
     }
     for split in dict.fromkeys(t.task.split for t in trajectories)
   }
-  return Evaluation(
-    stage,
-    float(temperature),
-    gyms,
-    _macro(gyms, seed),
-    splits,
-    averages=_averages(by_gym, seed),
-    pins=pins or {},
-  ).to_dict()
+  return {
+    "gyms": gyms,
+    "macro": _macro(gyms, seed),
+    "splits": splits,
+    "averages": _averages(by_gym, seed),
+  }
 
 
 def _gym_evaluation(tasks: Tasks, seed: int) -> GymEvaluation:
