@@ -21,7 +21,7 @@ def get_config() -> config_lib.Config:
   c = config_lib.Config(out_dir="runs/all_gyms")
   c.tokenizer.vocab_size = 768
   c.gyms.names = ("travel", "turtle", "persuade", "function", "tau")
-  c.gyms.num_train_tasks = 3000  # of each
+  c.gyms.num_train_tasks = 4000  # of each
   c.gyms.num_test_tasks = 60
   c.gyms.function.answer_limit = 3
   c.gyms.intention.patience = 2
@@ -43,7 +43,7 @@ def get_config() -> config_lib.Config:
   )
   c.base.optimizer = muon(learning_rate=3e-3)
   c.cold_start = config_lib.ColdStart(
-    num_steps=1000, num_tries=1, noise=0.25, episodes_per_step=15
+    num_steps=1200, num_tries=1, noise=0.25, episodes_per_step=15
   )
   c.cold_start.optimizer = muon(learning_rate=2e-3, schedule="cosine")
   c.grpo.num_iterations = 60

@@ -475,7 +475,7 @@ def test_every_rule_names_a_field():
   assert set(rules) <= keys
 
 
-@pytest.mark.parametrize("name", ["quickstart", "real_input"])
+@pytest.mark.parametrize("name", ["quickstart", "real_input", "all_gyms"])
 def test_recipes_are_valid_and_open_with_what_to_expect(root, name):
   path = root / "configs" / f"{name}.py"
   config = flags.load_recipe(str(path))
@@ -490,7 +490,7 @@ def test_recipes_are_valid_and_open_with_what_to_expect(root, name):
 
 def test_every_recipe_is_tested(root):
   recipes = {p.stem for p in (root / "configs").glob("**/*.py")}
-  assert recipes == {"quickstart", "real_input"}
+  assert recipes == {"quickstart", "real_input", "all_gyms"}
 
 
 def test_dataclasses_hold_only_types_that_flags_can_set():
