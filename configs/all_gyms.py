@@ -26,7 +26,7 @@ def get_config() -> config_lib.Config:
   c.gyms.function.answer_limit = 3
   c.gyms.intention.patience = 2
   c.rollout.max_tokens_per_turn = 28
-  # Trained gyms take 209 at most; held-out ones have words spelt in pieces.
+  # Demonstrations of trained gyms took up to 209; held-out words are spelt.
   c.rollout.max_tokens_per_episode = 256
   c.packing = config_lib.Packing(
     row_length=288, rows_per_micro_batch=2, logprob_chunk=96
