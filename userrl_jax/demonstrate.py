@@ -203,7 +203,7 @@ def corpus(
         for make in (canned_script, oracle):
           gym = gyms.make(task.gym, config.gyms, judge)
           rng = random.Random(f"corpus|{config.seed}|{task.id}")
-          speaker = _Speaker(make(task, rng))
+          speaker = Speaker(make(task, rng))
           if judge is None or i < _NUM_ANSWERED:
             dialogues.append(_texts(gym, task, speaker, config))
           else:
@@ -216,7 +216,7 @@ def corpus(
 async def _texts(
   gym: base.Gym,
   task: types.Task,
-  speaker: "_Speaker",
+  speaker: "Speaker",
   config: config_lib.Config,
 ) -> list[str]:
   """Returns all that is said in an episode, until it fails if it does."""
@@ -235,7 +235,7 @@ async def _texts(
 
 
 async def _opening(
-  gym: base.Gym, task: types.Task, speaker: "_Speaker"
+  gym: base.Gym, task: types.Task, speaker: "Speaker"
 ) -> list[str]:
   """Returns what is said before anybody has to answer."""
   first = await gym.reset(task, seed=0)
@@ -243,7 +243,7 @@ async def _opening(
   return [first.text, (await speaker.act()).text]
 
 
-class _Speaker:
+class Speaker:
   """Follows a script as `scripted.ScriptedAgent` does, but writes no ids."""
 
   def __init__(self, script: scripted.Script):

@@ -9,7 +9,7 @@ wrong into one message on stderr and exit code 2. Knows no JAX.
     flags.run(main)
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import difflib
@@ -39,20 +39,25 @@ class Command:
   argv: tuple[str, ...]  # as typed, without the program
   recipe: str  # path of the recipe, its argument included
   differences: dict[str, tuple[Any, Any]]  # {field: (in the recipe, now)}
+  # Flags of the entry point itself, which are no fields of a config.
+  own: Mapping[str, str | int] = dataclasses.field(default_factory=dict)
 
 
 def run(
   main: Callable[[config_lib.Config, Command], None],
   argv: Sequence[str] | None = None,
+  own: Mapping[str, str | int] | None = None,
 ) -> None:
   """Calls `main` with the config of the command line.
 
   Args:
     main: the entry point. Its preparation goes inside `user_errors()`.
     argv: the arguments without the program; those of the process by default.
+    own: flags of this entry point alone, beside the config's, with their
+      defaults; a default that is an int takes an int.
   """
   with user_errors():
-    config, command = parse(sys.argv[1:] if argv is None else argv)
+    config, command = parse(sys.argv[1:] if argv is None else argv, own)
   main(config, command)
 
 
@@ -75,26 +80,32 @@ def user_errors() -> Iterator[None]:
     raise SystemExit(getattr(error, "exit_code", _EXIT_CODE)) from None
 
 
-def parse(argv: Sequence[str]) -> tuple[config_lib.Config, Command]:
+def parse(
+  argv: Sequence[str], own: Mapping[str, str | int] | None = None
+) -> tuple[config_lib.Config, Command]:
   """Reads the recipe, sets the fields that flags name, validates the result.
+
+  Args:
+    argv: the arguments without the program.
+    own: see `run`.
 
   Raises:
     ValueError: the first thing that is wrong, or all wrong fields.
     SystemExit: with code 0, after `--help`.
   """
   try:
-    path, overrides = _split(argv)
+    path, own, overrides = _split(argv, own or {})
     recipe = load_recipe(path)
     config = _override(recipe, overrides)
   except absl_flags.UnrecognizedFlagError as error:
-    raise ValueError(_unknown_flag(error.flagname)) from error
+    raise ValueError(_unknown_flag(error.flagname, own or {})) from error
   except absl_flags.IllegalFlagValueError as error:
     raise ValueError(_wrong_value(str(error))) from error
   except absl_flags.Error as error:
     raise ValueError(str(error)) from error
   config_rules.validate(config)
   differences = config_fields.differences(config, recipe)
-  return config, Command(tuple(argv), path, differences)
+  return config, Command(tuple(argv), path, differences, own)
 
 
 def load_recipe(path: str) -> config_lib.Config:
@@ -159,22 +170,30 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _TupleParser(str))
 config_flags.register_flag_parser_for_type(tuple[int, ...], _TupleParser(int))
 
 
-def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
-  """Returns the recipe's path and the arguments that are left."""
+def _split(
+  argv: Sequence[str], own: Mapping[str, str | int]
+) -> tuple[str, dict[str, str | int], list[str]]:
+  """Returns the recipe's path, the own flags and the arguments left."""
   flags = absl_flags.FlagValues()
   absl_flags.DEFINE_string("config", None, "the recipe", flag_values=flags)
   absl_flags.DEFINE_bool("help", False, "the fields", flag_values=flags)
+  for name, default in own.items():
+    is_int = isinstance(default, int)
+    define: Any = (
+      absl_flags.DEFINE_integer if is_int else absl_flags.DEFINE_string
+    )
+    define(name, default, "of the entry point", flag_values=flags)
   flags.set_gnu_getopt()
   _, *rest = flags(["", *argv], known_only=True)
   if flags.help:
-    print(_help())
+    print(_help(own))
     raise SystemExit(0)
   if not flags.config:
     raise ValueError(
       "--config must name a recipe, got none; for one, "
       "--config=configs/quickstart.py"
     )
-  return flags.config, rest
+  return flags.config, {name: getattr(flags, name) for name in own}, rest
 
 
 def _override(
@@ -199,8 +218,9 @@ def _override(
   return flags.config
 
 
-def _unknown_flag(name: str) -> str:
+def _unknown_flag(name: str, own: Mapping[str, str | int]) -> str:
   known = [
+    *own,
     "config",
     "help",
     *(f"config.{p}" for p in config_fields.field_types()),
@@ -234,9 +254,10 @@ def _place(file: pathlib.Path, error: Exception) -> str:
   return f"{file}:{lines[-1]}" if lines else str(file)
 
 
-def _help() -> str:
+def _help(own: Mapping[str, str | int]) -> str:
+  flags = "".join(f" [--{name}={value}]" for name, value in own.items())
   lines = [
-    "usage: --config=RECIPE.py [--config.field=value ...]",
+    f"usage: --config=RECIPE.py{flags} [--config.field=value ...]",
     "Every field, its type and default (userrl_jax/config.py says more):",
   ]
   for knob in config_fields.knobs(config_lib.Config()):

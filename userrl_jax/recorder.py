@@ -358,19 +358,11 @@ def read_evaluation(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes JSON atomically."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_suffix(".partial")
-  temporary.write_text(json.dumps(value, indent=2) + "\n")
-  temporary.replace(path)
+  metrics.write_json(path, value)
 
 
 def write_transcripts(
   path: pathlib.Path, trajectories: Sequence[types.Trajectory]
 ) -> None:
   """Writes trajectories as JSON lines, atomically."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_suffix(".partial")
-  with temporary.open("w", encoding="utf-8") as file:
-    for trajectory in trajectories:
-      file.write(json.dumps(metrics.trajectory_record(trajectory)) + "\n")
-  temporary.replace(path)
+  metrics.write_transcripts(path, trajectories)
