@@ -261,3 +261,23 @@ def test_help_lists_every_field(capsys):
   shown = capsys.readouterr().out
   for path in config_fields.field_types():
     assert f"--config.{path}=" in shown
+
+
+def test_an_entry_point_has_flags_of_its_own(recipe, capsys):
+  own = {"seat": "agent", "num_tasks": 1}
+  base = [f"--config={recipe}", "--config.seed=3"]
+  config, command = flags.parse([*base, "--num_tasks", "4"], own)
+  assert config.seed == 3
+  assert command.own == {"seat": "agent", "num_tasks": 4}
+  assert command.differences == {"seed": (0, 3)}
+  for argv, message in (
+    (["--num_tasks=x"], "--num_tasks=x: invalid literal"),
+    (["--seet=user"], "there is no flag --seet; the nearest is --seat"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      flags.parse([*base, *argv], own)
+  with pytest.raises(ValueError, match="there is no flag --seat"):
+    flags.parse([*base, "--seat=user"])
+  with pytest.raises(SystemExit):
+    flags.parse(["--help"], own)
+  assert "[--seat=agent] [--num_tasks=1]" in capsys.readouterr().out

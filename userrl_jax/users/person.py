@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import enum
 import json
+import math
 import re
 import string
 import typing
@@ -156,10 +157,9 @@ def read(line: str, kind: Any) -> Any:
     if line.lower() in (*_YES, *_NO):
       return line.lower() in _YES
   elif kind in (int, float):
-    try:
-      return kind(line)
-    except ValueError:
-      pass
+    with contextlib.suppress(ValueError):
+      if math.isfinite(kind(line)):
+        return kind(line)
   elif kind is str:
     return line
   elif isinstance(kind, enum.EnumMeta):
@@ -175,10 +175,8 @@ def read(line: str, kind: Any) -> Any:
     with contextlib.suppress(ValueError):
       return [read(part, item) for part in parts if part]
   else:
-    try:
+    with contextlib.suppress(ValueError):
       return json.loads(line)
-    except ValueError:
-      pass
   raise ValueError(form(kind))
 
 
