@@ -11,12 +11,19 @@ import time
 
 import pytest
 
+from tests.clients import server
+from userrl_jax import assembly
+from userrl_jax import checkpoint
+from userrl_jax import config as config_lib
+from userrl_jax import config_fields
 from userrl_jax import demonstrate
+from userrl_jax import flags as flags_lib
 from userrl_jax import gyms
 from userrl_jax import metrics
 from userrl_jax import play
 from userrl_jax.gyms.turtle import prompted
 from userrl_jax.gyms.turtle import scripted
+from userrl_jax.learning import learner
 from userrl_jax.rollout import collect
 from userrl_jax.rollout import episode
 
@@ -30,6 +37,9 @@ def get_config():
   c.evaluation.num_tasks = 3
   c.evaluation.agent = "oracle"
   c.rollout.step_timeout_s = 0.2
+  c.model.num_layers = 1
+  c.engine = config.Engine(num_rows=2, num_lanes=2, decode_tokens=8)
+  c.engine.extend_tokens = 128
   return c
 """
 
@@ -204,7 +214,7 @@ def test_what_cannot_be_read_is_asked_for_again(config, sit, tmp_path):
   for complaint in (
     "'points' must have 2 integers; once more",
     "each of 'points' must be 0, 1 or 2; once more",
-    "points must be a list with commas, each a whole number, got 'two'",
+    "points must be none, or with commas, each a whole number, got 'two'",
   ):
     assert complaint in out, out
 
@@ -311,6 +321,37 @@ def test_errors_are_one_message_before_anything_begins(
   assert not (tmp_path / "run" / "plays").exists()
 
 
+def test_a_model_takes_the_seat_that_is_left(config, sit, tmp_path):
+  """It answers a person who acts, and judges for a person who answers."""
+  task = _task(config, "telepathy")
+  name = task.secret.reveal()["name"]
+  with server.Server(server.telepathy_answer) as running:
+    flags = (
+      "--gym=telepathy",
+      "--config.user.kind=endpoint",
+      "--config.user.model=m",
+      f"--config.user.base_url={running.base_url}",
+      "--config.user.timeout_s=30",
+      "--config.rollout.step_timeout_s=40",
+    )
+    code, out, errors = sit(["action Is it big?", f"answer {name}"], *flags)
+    assert (code, errors) == (0, "")
+    (record,) = _records(tmp_path, "person_1")
+    assert record["turns"][0]["observation"] in ("Yes.", "No.")
+    assert record["success"]
+    num_asked = len(running.log)
+    # Canned moves ask twice, then guess wrong; the person is asked no guess.
+    moves = (*flags, "--config.evaluation.agent=canned", "--first_task=1")
+    code, out, errors = sit(["no"] * 2, *moves, "--seat=user")
+    assert (code, errors) == (0, "")
+    (record,) = _records(tmp_path, "person_with_canned_1")
+    choices = [turn["action"]["choice"] for turn in record["turns"]]
+    assert choices == ["action", "action", "answer"]
+    assert (record["fault"], record["reward"]) == ("ok", 0.0)
+    assert len(running.log) == num_asked + 2  # the word at the start, the guess
+    assert out.count("answer (Yes") == 2 and "right (" not in out
+
+
 def test_a_policy_needs_weights(sit):
   code, _, errors = sit(
     [],
@@ -321,3 +362,30 @@ def test_a_policy_needs_weights(sit):
   )
   assert code == 2
   assert errors.startswith("error: a policy that plays needs init_from")
+
+
+@pytest.mark.slow
+def test_a_policy_plays_with_a_person(root, sit, tmp_path):
+  """A random one says nothing that can be read: no question comes."""
+  run_config = flags_lib.load_recipe(str(tmp_path / "recipe.py"))
+  run_config.out_dir = str(tmp_path / "trained")
+  kept = tmp_path / "trained" / "checkpoints" / "grpo"
+  parts = assembly.build(run_config)
+  with checkpoint.Store(kept) as store:
+    store.describe(parts.tokenizer, config_fields.to_dict(run_config))
+    params = assembly.first_params(parts)
+    state = learner.init_state(params, config_lib.Optimizer(), 1, parts.mesh)
+    store.save(7, state, {})
+  code, out, errors = sit(
+    [],
+    "--seat=user",
+    "--config.gyms.names=function,turtle",
+    "--gym=turtle",
+    "--config.evaluation.agent=policy",
+    f"--config.init_from={kept}",
+    blocked=False,
+  )
+  assert code == 0, errors
+  (record,) = _records(tmp_path, "person_with_grpo@7_1")
+  assert record["valid"] and record["num_sampled"] > 0
+  assert "not won in " in out

@@ -53,6 +53,7 @@ class _Verdict:
     (_Side, "", None),
     (tuple[int, ...], "1, 2 3", [1, 2, 3]),
     (tuple[int, ...], "", []),
+    (tuple[int, ...], "None", []),
     (tuple[int, ...], "1, two", None),
     (tuple[str, ...], "a b, c", ["a b", "c"]),
     (tuple[_Side, ...], "left,r", ["left", "right"]),
@@ -93,12 +94,13 @@ def test_a_verdict_that_does_not_fit_is_asked_for_again():
     if verdict.size > 3:
       raise ValueError("'size' must be 3 or less")
 
-  lines = ["y", "nan", "4", "l", "left", "n", "2", "right"]
+  lines = ["n", "nan", "4", "l", "right", "", "2", ""]
   found, shown = _ask(lines, check=check)
   assert found == _Verdict(False, 2.0, _Side.RIGHT)
   assert "size must be a number, got 'nan'" in shown
   assert "side must be left | level | right, got 'l'" in shown
-  assert "'size' must be 3 or less; once more:\nright (yes | no): " in shown
+  assert "'size' must be 3 or less; once more:\nright (yes | no; " in shown
+  assert "right (yes | no; enter keeps false): " in shown
 
 
 def test_a_model_that_judges_keeps_its_key_from_the_person():

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 _YES = ("yes", "y", "true")
 _NO = ("no", "n", "false")
+_NONE = "none"  # an empty list
 _AGAIN = "?"  # typed alone, it shows the whole question
 
 
@@ -72,9 +73,10 @@ class PersonJudge(judging.Judge):
     with underway.paused():
       self._show(system, template, values)
       show_all = lambda: self._terminal.say(_whole(system, template, values))
+      fields: dict[str, Any] = {}
       while True:
         try:
-          fields = await self._fields(kind, show_all)
+          fields = await self._fields(kind, show_all, fields)
           found = judging.parse(json.dumps(fields), kind)
           if check is not None:
             check(found)
@@ -102,9 +104,12 @@ class PersonJudge(judging.Judge):
     self._terminal.say(f"(all else as before; {_AGAIN} shows it)")
 
   async def _fields(
-    self, kind: Any, show_all: Callable[[], None]
+    self, kind: Any, show_all: Callable[[], None], earlier: Mapping[str, Any]
   ) -> dict[str, Any]:
-    """Returns the fields of a verdict, as JSON values."""
+    """Returns the fields of a verdict, as JSON values.
+
+    What was typed at an earlier try need not be typed again.
+    """
     hints = typing.get_type_hints(kind)
     fields = {}
     for field in dataclasses.fields(kind):
@@ -112,12 +117,18 @@ class PersonJudge(judging.Judge):
         field.default is not dataclasses.MISSING
         or field.default_factory is not dataclasses.MISSING
       )
-      prompt = f"{field.name} ({form(hints[field.name])}): "
+      prompt = f"{field.name} ({form(hints[field.name])}"
+      if field.name in earlier:
+        kept = json.dumps(earlier[field.name], ensure_ascii=False)
+        prompt += f"; enter keeps {kept}"
       while True:
-        line = await self._terminal.ask(prompt)
+        line = await self._terminal.ask(f"{prompt}): ")
         if line == _AGAIN:
           show_all()
           continue
+        if not line and field.name in earlier:
+          fields[field.name] = earlier[field.name]
+          break
         if not line and has_default:
           break
         try:
@@ -141,7 +152,8 @@ def form(kind: Any) -> str:
   if isinstance(kind, enum.EnumMeta):
     return " | ".join(_names(kind))
   if _is_list(kind):
-    return f"a list with commas, each {form(typing.get_args(kind)[0])}"
+    item = form(typing.get_args(kind)[0])
+    return f"{_NONE}, or with commas, each {item}"
   return f"JSON of the form {judging.shape(kind)}"
 
 
@@ -171,6 +183,8 @@ def read(line: str, kind: Any) -> Any:
       return names[found[0]].value
   elif _is_list(kind):
     item = typing.get_args(kind)[0]
+    if line.lower() == _NONE:
+      return []
     parts = re.split(r"\s*,\s*" if item is str else r"[\s,]+", line)
     with contextlib.suppress(ValueError):
       return [read(part, item) for part in parts if part]
