@@ -1,6 +1,7 @@
 """A person in either chair, through the real entry point and pipes."""
 
 import asyncio
+import copy
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from userrl_jax import flags as flags_lib
 from userrl_jax import gyms
 from userrl_jax import metrics
 from userrl_jax import play
+from userrl_jax import types
 from userrl_jax.gyms.turtle import prompted
 from userrl_jax.gyms.turtle import scripted
 from userrl_jax.learning import learner
@@ -100,12 +102,12 @@ def _task(config, gym, number=0):
   return gyms.load_tasks(gym, config.gyms, "test", config.seed)[number]
 
 
-def _of_oracle(config, task, user=None):
-  """Plays the same game by the oracle, here; returns its record."""
+def _of_oracle(config, task, user=None, script=None):
+  """Plays the same game by the oracle (or a script), here; its record."""
   seed = lambda member: collect.episode_seed(
     config.seed, play._ITERATION, task, member
   )
-  script = demonstrate.oracle_script(
+  script = script or demonstrate.oracle_script(
     task, random.Random(seed(0)), 0.0, config.gyms
   )
   settings = episode.Settings(config.rollout, 6, "brief", False)
@@ -168,6 +170,19 @@ def test_a_person_wins_as_the_agent(config, sit, tmp_path, gym):
   assert (about["seat"], about["agent"]) == ("agent", "person")
   assert about["config"]["gyms"]["names"] == [gym]
   assert about["tasks"] == [[gym, "test", record["task"]]]
+
+
+def test_a_game_draws_as_it_does_in_evaluations(config, sit, tmp_path):
+  """Which wish an idle person is told at last comes from the game's seed."""
+  idle = types.Action("action", "Thank you.")
+  config = copy.deepcopy(config)
+  config.gyms.levels = (3,)
+  task = _task(config, "travel")
+  expected = _of_oracle(config, task, script=lambda observations: idle)
+  sit(["action Thank you."] * 6, "--gym=travel", "--config.gyms.levels=3")
+  (record,) = _records(tmp_path, "person_1")
+  assert "volunteered" in [t["privileged"]["outcome"] for t in record["turns"]]
+  assert _but_texts(record) == _but_texts(expected)
 
 
 def test_a_person_answers_as_the_user(config, sit, tmp_path):
