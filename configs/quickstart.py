@@ -48,6 +48,7 @@ def get_config() -> config_lib.Config:
   c.grpo.num_iterations = 40
   c.grpo.tasks_per_iteration = 18
   c.grpo.credit = config_lib.Credit(score="sum", normalize="none")
+  c.grpo.kl_coef = 0.03  # holds habits of which no reward tells yet
   c.grpo.optimizer = config_lib.Optimizer(
     learning_rate=6e-4, schedule="cosine", warmup_steps=3
   )
