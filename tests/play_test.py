@@ -76,6 +76,8 @@ def start(root, tmp_path):
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
+      # What a shell starts in the background ignores ctrl-C, and so would this.
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
   return started
