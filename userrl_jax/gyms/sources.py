@@ -6,10 +6,13 @@ levels, finding files, and the checks of a record's fields, whose errors name
 file, place, field, what must hold and what was got.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import collections
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+import hashlib
 import json
 import pathlib
-from typing import Any
+import random
+from typing import Any, TypeVar
 
 from userrl_jax import config
 from userrl_jax import types
@@ -19,7 +22,11 @@ from userrl_jax import types
 SPLITS = ("train", "fresh", "dev", "test")
 LEVELS = (1, 2, 3)
 
+FRESH_ONE_IN = 8  # tasks of train's structures that train never gets
+MAX_TRIES = 3000  # draws in a row without a new task
+
 Tasks = Sequence[types.Task]
+Drawn = TypeVar("Drawn")
 
 
 def load(
@@ -80,6 +87,85 @@ def take_turns(
   )
 
 
+def distinct(
+  gym: str,
+  seed: int,
+  level: int,
+  split: str,
+  draw: Callable[[random.Random, str], Drawn | None],
+  is_fresh: Callable[[Drawn], bool],
+  mark: Callable[[Drawn], Hashable] = repr,
+) -> Iterator[tuple[str, Drawn]]:
+  """Yields the id and the makings of a level's and split's tasks, none twice.
+
+  Args:
+    gym: its name; with the seed, level and split it seeds the draws.
+    seed: of the stream of tasks.
+    level: of the tasks.
+    split: of SPLITS.
+    draw: (generator, train, dev or test) -> what makes a task of a structure
+      of that split; None when the draw does not fit.
+    is_fresh: whether a task of train's structures is kept from training.
+    mark: what two draws that make the same task have in common.
+
+  Raises:
+    ValueError: when draws bring nothing new any more.
+  """
+  rng = random.Random(f"{gym}|{seed}|{level}|{split}")
+  home = "train" if split == "fresh" else split
+  seen: set[Hashable] = set()
+  num_tries = 0
+  while num_tries < MAX_TRIES:
+    num_tries += 1
+    drawn = draw(rng, home)
+    if drawn is None or (key := mark(drawn)) in seen:
+      continue
+    if home == "train" and is_fresh(drawn) != (split == "fresh"):
+      continue
+    yield f"gen{seed}-L{level}-{split}-{len(seen)}", drawn
+    seen.add(key)
+    num_tries = 0
+  raise ValueError(
+    f"level {level} has no more than about {len(seen)} {split} tasks; ask for "
+    "fewer or add levels"
+  )
+
+
+def digest(text: str) -> int:
+  """Returns a number in [0, 2**64) that is a text's in every process."""
+  found = hashlib.blake2b(text.encode(), digest_size=8).digest()
+  return int.from_bytes(found, "big")
+
+
+def is_kept(text: str) -> bool:
+  """Returns whether a text is one of FRESH_ONE_IN, the same ones everywhere."""
+  return hashlib.blake2b(text.encode()).digest()[0] % FRESH_ONE_IN == 0
+
+
+def split_families(
+  families: Sequence[str], shares: Mapping[str, float]
+) -> dict[str, str]:
+  """Returns the split of each family of tasks.
+
+  Families come in the order of their hashes; each goes to the first split of
+  `shares` that has room for all its members, or else to train.
+
+  Args:
+    families: that of each task.
+    shares: of all tasks, by split, at most.
+  """
+  sizes = collections.Counter(families)
+  order = sorted(sizes, key=lambda k: hashlib.sha256(k.encode()).digest())
+  splits = dict.fromkeys(order, "train")
+  for split, share in shares.items():
+    room = round(share * len(families))
+    for name in order:
+      if splits[name] == "train" and sizes[name] <= room:
+        splits[name] = split
+        room -= sizes[name]
+  return splits
+
+
 def released_file(folder: str, name: str) -> pathlib.Path:
   """Returns a file that UserRL released.
 
@@ -130,6 +216,21 @@ def records(path: pathlib.Path) -> Iterator[tuple[int, str, Any]]:
     yield line, where, record
 
 
+def json_list(path: pathlib.Path, noun: str) -> list[Any]:
+  """Returns the items of a file that is one list in JSON, of what `noun` says.
+
+  Raises:
+    ValueError: when it is no such file.
+  """
+  try:
+    items = json.loads(text(path))
+  except ValueError as error:
+    raise ValueError(f"{path}: must be a list in JSON; {error}") from error
+  if not isinstance(items, list):
+    raise ValueError(f"{path}: must be a list of {noun}, got {items!r:.60}")
+  return items
+
+
 def text(path: pathlib.Path) -> str:
   """Returns the text of a file.
 
@@ -158,6 +259,17 @@ def field(where: str, record: Any, name: str, kinds: Any, noun: str) -> Any:
       f"{where}: field {name!r} must be {noun}, got {value!r:.60}"
     )
   return value
+
+
+def check_text(where: str, record: Any, name: str) -> None:
+  """Checks that a field is a text that is not empty.
+
+  Raises:
+    ValueError: when it is not.
+  """
+  value = field(where, record, name, str, "text")
+  if not value.strip():
+    raise ValueError(f"{where}: field {name!r} must be text, got {value!r:.60}")
 
 
 def check_id(where: str, record: Any, ids: dict[str, str], place: str) -> None:

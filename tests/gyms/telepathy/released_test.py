@@ -1,7 +1,6 @@
 """Files of tasks: what is read, how it is split, how errors are told."""
 
 import asyncio
-import collections
 import json
 import os
 import pathlib
@@ -207,10 +206,3 @@ def test_broken_pack_line(tmp_path, change, part):
     released.read_pack(path)
   assert f"{path}, line 4:" in str(caught.value)
   assert part in str(caught.value)
-
-
-def test_split_shares_hold_for_many_small_families():
-  families = [f"kind{number % 40}" for number in range(400)]
-  splits = released._splits(families)
-  sizes = collections.Counter(splits[kind] for kind in families)
-  assert sizes == {"train": 340, "test": 40, "dev": 20}

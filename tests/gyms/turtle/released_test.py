@@ -100,12 +100,6 @@ def test_near_copies_share_a_split(tmp_path):
   assert first.split == second.split
 
 
-def test_split_shares_hold_for_many_families():
-  families = {f"story{i}": f"family{i % 40}" for i in range(400)}
-  splits = list(map(released._splits(families).get, families.values()))
-  assert [splits.count(s) for s in ("train", "test", "dev")] == [340, 40, 20]
-
-
 def test_what_is_public_and_what_is_not(tmp_path):
   (task,) = released.read_folder(str(write(tmp_path, a=RECORD)))
   assert task.public == {

@@ -10,7 +10,6 @@ other split, under whatever names of variables.
 
 from collections.abc import Iterator, Sequence
 import functools
-import hashlib
 import json
 import random
 
@@ -42,29 +41,20 @@ LEVEL_1_FORMS = {
 PACK_SEED = 0
 PACK_COUNTS = {"train": 10, "dev": 2, "test": 4}  # per level; 48 in all
 
-_MAX_TRIES = 2000  # draws in a row without a new task
 _OPERATORS = {2: "+-*", 3: "+-*/"}
 _SQUARE_SHARE = 0.3  # of the leaves of level 3
-_FRESH_ONE_IN = 8  # tasks of train's structures that train never gets
 # Of 20 buckets of the key's hash, levels 2 and 3: 14 train, 2 dev, 4 test.
 _BUCKETS = ("train",) * 14 + ("dev",) * 2 + ("test",) * 4
+
+# The rule, its key as a function, and the test case.
+_Drawn = tuple[str, str, tuple[int, ...]]
 
 
 @functools.lru_cache(maxsize=64)
 def tasks(
   seed: int, levels: tuple[int, ...], split: str, count: int
 ) -> tuple[types.Task, ...]:
-  """Generates tasks, the same ones for the same arguments everywhere.
-
-  Args:
-    seed: of the stream of tasks.
-    levels: levels to take turns with, each 1, 2 or 3.
-    split: train, fresh (unseen tasks of train's structures), dev or test.
-    count: how many; fewer are always the first of more.
-
-  Raises:
-    ValueError: when an argument is out of range, or there are not so many.
-  """
+  """Generates tasks, the same ones everywhere; see `sources.take_turns`."""
   draw = lambda level: _draw_tasks(seed, level, split)
   return sources.take_turns(draw, levels, split, count)
 
@@ -142,43 +132,33 @@ def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
   Rules are one when they are one function; but for train at level 1, which has
   too few functions, when they are spelt alike.
   """
-  rng = random.Random(f"function|{seed}|{level}|{split}")
-  home = "train" if split == "fresh" else split
-  forms = [form for form, where in LEVEL_1_FORMS.items() if where == home]
-  seen = set()
-  number = num_tries = 0
-  while num_tries < _MAX_TRIES:
-    num_tries += 1
-    rule = _level_1_rule(rng, forms) if level == 1 else _tree_rule(rng, level)
+  is_respelt = split == "train" and level == 1
+
+  def draw(rng: random.Random, home: str) -> _Drawn | None:
+    if level == 1:
+      forms = [form for form, where in LEVEL_1_FORMS.items() if where == home]
+      rule = _level_1_rule(rng, forms)
+    else:
+      rule = _tree_rule(rng, level)
     test_case = tuple(rng.sample(TEST_VALUES[level], 4))
     if not _is_fit(rule, test_case, level):
-      continue
-    function = expression.function_key(rule)
-    is_respelt = split == "train" and level == 1
-    mark = (rule if is_respelt else function, test_case)
-    if mark in seen:
-      continue
-    if home == "train" and _is_fresh(function, test_case) != (split == "fresh"):
-      continue
+      return None
     if level > 1:
       key = expression.canonical_key(rule)
       if is_level_1(key) or split_of(key) != home:
-        continue
-    seen.add(mark)
-    task_id = f"gen{seed}-L{level}-{split}-{number}"
+        return None
+    return rule, expression.function_key(rule), test_case
+
+  for task_id, (rule, _, test_case) in sources.distinct(
+    "function",
+    seed,
+    level,
+    split,
+    draw,
+    lambda drawn: sources.is_kept(f"{drawn[1]}|{drawn[2]}"),
+    lambda drawn: (drawn[0] if is_respelt else drawn[1], drawn[2]),
+  ):
     yield task(task_id, split, level, rule, test_case)
-    number += 1
-    num_tries = 0
-  raise ValueError(
-    f"level {level} has no more than about {number} {split} tasks; ask for "
-    "fewer or add levels"
-  )
-
-
-def _is_fresh(function: str, test_case: Sequence[int]) -> bool:
-  """Returns whether a task of train's structures is kept from training."""
-  digest = hashlib.blake2b(f"{function}|{test_case}".encode()).digest()
-  return digest[0] % _FRESH_ONE_IN == 0
 
 
 def _is_fit(rule: str, test_case: Sequence[int], level: int) -> bool:

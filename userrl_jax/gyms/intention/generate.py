@@ -11,7 +11,6 @@ dev and test also have requests for things that training never asks for.
 
 from collections.abc import Iterator, Sequence
 import functools
-import hashlib
 import itertools
 import json
 import random
@@ -32,8 +31,6 @@ REQUEST_SPLITS = ("train", "train", "train", "dev", "test")
 PACK_SEED = 0
 PACK_COUNTS = {"train": 9, "dev": 2, "test": 3}  # per level; 42 in all
 
-_MAX_TRIES = 3000  # draws in a row without a new task
-_FRESH_ONE_IN = 8  # tasks of train's structures that train never gets
 # Of 20 buckets of a structure's hash: 14 train, 2 dev, 4 test.
 _BUCKETS = ("train",) * 14 + ("dev",) * 2 + ("test",) * 4
 
@@ -44,17 +41,7 @@ _Record = dict[str, Any]
 def tasks(
   seed: int, levels: tuple[int, ...], split: str, count: int
 ) -> tuple[types.Task, ...]:
-  """Generates tasks, the same ones for the same arguments everywhere.
-
-  Args:
-    seed: of the stream of tasks.
-    levels: levels to take turns with, each 1, 2 or 3.
-    split: train, fresh (unseen tasks of train's structures), dev or test.
-    count: how many; fewer are always the first of more.
-
-  Raises:
-    ValueError: when an argument is out of range, or there are not so many.
-  """
+  """Generates tasks, the same ones everywhere; see `sources.take_turns`."""
   draw = lambda level: map(task, _records(seed, level, split))
   return sources.take_turns(draw, levels, split, count)
 
@@ -88,7 +75,7 @@ def task(record: _Record) -> types.Task:
 
 def split_of(structure: str) -> str:
   """Returns the split that a structure belongs to."""
-  return _BUCKETS[_hash(structure) % len(_BUCKETS)]
+  return _BUCKETS[sources.digest(structure) % len(_BUCKETS)]
 
 
 def slots_of(category: str) -> dict[str, int]:
@@ -120,27 +107,17 @@ def pack() -> list[_Record]:
 
 def _records(seed: int, level: int, split: str) -> Iterator[_Record]:
   """Yields records of one level and split, no two with the same content."""
-  rng = random.Random(f"intention|{seed}|{level}|{split}")
-  home = "train" if split == "fresh" else split
   draw = _form if level == 1 else _request
-  seen: set[str] = set()
-  num_tries = 0
-  while num_tries < _MAX_TRIES:
-    num_tries += 1
-    drawn = draw(rng, level, home)
-    content = json.dumps(drawn)
-    if content in seen:
-      continue
-    if home == "train" and _is_fresh(drawn) != (split == "fresh"):
-      continue
-    name = f"gen{seed}-L{level}-{split}-{len(seen)}"
-    seen.add(content)
+  for name, drawn in sources.distinct(
+    "intention",
+    seed,
+    level,
+    split,
+    lambda rng, home: draw(rng, level, home),
+    _is_fresh,
+    json.dumps,
+  ):
     yield {"id": name, "split": split, "level": level} | drawn
-    num_tries = 0
-  raise ValueError(
-    f"level {level} has no more than about {len(seen)} {split} tasks; ask for "
-    "fewer or add levels"
-  )
 
 
 def _is_fresh(drawn: _Record) -> bool:
@@ -152,7 +129,7 @@ def _is_fresh(drawn: _Record) -> bool:
   game = [drawn["structure"], *sorted(drawn["told"])]
   if drawn["category"] != FORM:
     game += sorted(drawn["request"].split("."))
-  return _hash(json.dumps(game)) % _FRESH_ONE_IN == 0
+  return sources.digest(json.dumps(game)) % sources.FRESH_ONE_IN == 0
 
 
 def _form(rng: random.Random, level: int, home: str) -> _Record:
@@ -246,11 +223,6 @@ def _sets(category: str, level: int, home: str) -> tuple[tuple[str, ...], ...]:
     for found in itertools.combinations(slots_of(category), size)
     if split_of(scenario.structure(level, category, found)) == home
   )
-
-
-def _hash(text: str) -> int:
-  digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-  return int.from_bytes(digest, "big")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import collections
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
 import re
 from typing import Any
@@ -94,18 +93,13 @@ def family(category: str) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _read_released(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
-  try:
-    records = json.loads(sources.text(path))
-  except ValueError as error:
-    raise ValueError(f"{path}: must be a list in JSON; {error}") from error
-  if not isinstance(records, list):
-    raise ValueError(f"{path}: must be a list of requests, got {records!r:.60}")
+  records = sources.json_list(path, "requests")
   ids: dict[str, str] = {}
   found = []
   for number, record in enumerate(records, 1):
     where = f"{path}, record {number}"
     for name in ("id", "category", "task"):
-      _text_field(where, record, name)
+      sources.check_text(where, record, name)
     sources.check_id(where, record, ids, f"that of record {number}")
     if not re.search("[a-zA-Z]", record["category"]):
       raise ValueError(
@@ -118,7 +112,7 @@ def _read_released(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
       for place, item in enumerate(_details_field(where, record), 1)
     ]
     found.append((record, family(record["category"]), details))
-  splits = _splits([kind for _, kind, _ in found])
+  splits = sources.split_families([kind for _, kind, _ in found], SHARES)
   return tuple(
     types.Task(
       gym="intention",
@@ -137,7 +131,7 @@ def _released_detail(
   where: str, item: Any, task_id: str, place: int
 ) -> dict[str, Any]:
   for name in ("description", "inquiry"):
-    _text_field(where, item, name)
+    sources.check_text(where, item, name)
   limit = gym.IntentionGym.max_content_chars
   if len(item["inquiry"]) > limit:
     raise ValueError(
@@ -172,7 +166,7 @@ def _read_pack(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
   categories = (generate.FORM, *lexicon.CATEGORIES)
   for line, where, record in sources.records(path):
     for name in ("id", "request"):
-      _text_field(where, record, name)
+      sources.check_text(where, record, name)
     sources.check_id(where, record, ids, f"that of line {line}")
     sources.check_value(where, record, "level", generate.LEVELS)
     allowed = categories[:1] if record["level"] == 1 else categories[1:]
@@ -196,7 +190,7 @@ def _check_details(where: str, record: Any) -> list[str]:
     sources.check_value(spot, item, "slot", tuple(importances))
     sources.check_value(spot, item, "importance", (importances[item["slot"]],))
     for name in ("value", "reply"):
-      _text_field(spot, item, name)
+      sources.check_text(spot, item, name)
   for place, item in enumerate(details, 1):
     others = (other["reply"] for other in details if other is not item)
     if any(item["value"] in text for text in (record["request"], *others)):
@@ -216,20 +210,6 @@ def _check_details(where: str, record: Any) -> list[str]:
   return open_
 
 
-def _splits(families: list[str]) -> dict[str, str]:
-  """Returns the split of each family."""
-  sizes = collections.Counter(families)
-  order = sorted(sizes, key=lambda k: hashlib.sha256(k.encode()).digest())
-  splits = dict.fromkeys(order, "train")
-  for split, share in SHARES.items():
-    room = round(share * len(families))
-    for name in order:
-      if splits[name] == "train" and sizes[name] <= room:
-        splits[name] = split
-        room -= sizes[name]
-  return splits
-
-
 def _details_field(
   where: str, record: Any, name: str = "missing_details"
 ) -> list[Any]:
@@ -237,12 +217,6 @@ def _details_field(
   if not value:
     raise ValueError(f"{where}: field {name!r} must have a detail, got none")
   return value
-
-
-def _text_field(where: str, record: Any, name: str) -> None:
-  value = sources.field(where, record, name, str, "text")
-  if not value.strip():
-    raise ValueError(f"{where}: field {name!r} must be text, got {value!r:.60}")
 
 
 def _check_length(where: str, record: Any) -> None:

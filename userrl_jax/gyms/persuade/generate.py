@@ -13,7 +13,6 @@ it is the claim.
 
 from collections.abc import Iterator, Sequence
 import functools
-import hashlib
 import itertools
 import json
 import random
@@ -33,8 +32,6 @@ PACK_COUNTS = {"train": 8, "dev": 2, "test": 4}  # of level 1; else each claim
 # By thing, the places of the worries that only tests join with it: the offsets
 # give every worry to three of eight things.
 _TEST_OFFSETS = (0, 3, 5)
-_MAX_TRIES = 3000  # draws in a row without a new task
-_FRESH_ONE_IN = 8  # tasks of train's structures that train never gets
 
 # The claim or its id, the thing (level 1), and the worries or places of points.
 _Drawn = tuple[str, str, tuple]
@@ -44,17 +41,7 @@ _Drawn = tuple[str, str, tuple]
 def tasks(
   seed: int, levels: tuple[int, ...], split: str, count: int
 ) -> tuple[types.Task, ...]:
-  """Generates tasks, the same ones for the same arguments everywhere.
-
-  Args:
-    seed: of the stream of tasks.
-    levels: levels to take turns with, each 1, 2 or 3.
-    split: train, fresh (unseen tasks of train's structures), dev or test.
-    count: how many; fewer are always the first of more.
-
-  Raises:
-    ValueError: when an argument is out of range, or there are not so many.
-  """
+  """Generates tasks, the same ones everywhere; see `sources.take_turns`."""
   draw = lambda level: _draw_tasks(seed, level, split)
   return sources.take_turns(draw, levels, split, count)
 
@@ -116,7 +103,7 @@ def pack() -> list[dict]:
   records: list[dict] = []
   used: set[str] = set()
   for split, count in PACK_COUNTS.items():
-    stream = _draw(PACK_SEED, 1, split)
+    stream = (drawn for _, drawn in _draw(PACK_SEED, 1, split))
     for number in range(1, count + 1):
       drawn = next(d for d in stream if structure(1, *d) not in used)
       used.add(structure(1, *drawn))
@@ -144,40 +131,24 @@ def _record(task_id: str, split: str, level: int, drawn: _Drawn) -> dict:
 
 
 def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
-  for number, drawn in enumerate(_draw(seed, level, split)):
-    task_id = f"gen{seed}-L{level}-{split}-{number}"
+  for task_id, drawn in _draw(seed, level, split):
     yield task(task_id, split, level, *drawn)
 
 
-def _draw(seed: int, level: int, split: str) -> Iterator[_Drawn]:
-  """Yields what makes the tasks of one level and split, nothing twice."""
-  rng = random.Random(f"persuade|{seed}|{level}|{split}")
-  home = "train" if split == "fresh" else split
-  seen: set[_Drawn] = set()
-  num_tries = 0
-  while num_tries < _MAX_TRIES:
-    num_tries += 1
+def _draw(seed: int, level: int, split: str) -> Iterator[tuple[str, _Drawn]]:
+  """Yields ids and what makes the tasks of one level and split."""
+
+  def draw(rng: random.Random, home: str) -> _Drawn:
     if level == 1:
-      drawn = _draw_worries(rng, home)
-    else:
-      drawn = _draw_points(rng, level, rng.choice(_claims(home)))
-    if drawn in seen:
-      continue
-    if home == "train" and _is_fresh(drawn) != (split == "fresh"):
-      continue
-    seen.add(drawn)
-    yield drawn
-    num_tries = 0
-  raise ValueError(
-    f"level {level} has no more than about {len(seen)} {split} tasks; ask for "
-    "fewer or add levels"
-  )
+      return _draw_worries(rng, home)
+    return _draw_points(rng, level, rng.choice(_claims(home)))
+
+  return sources.distinct("persuade", seed, level, split, draw, _is_fresh)
 
 
 def _is_fresh(drawn: _Drawn) -> bool:
   """Returns whether a task of train's structures is kept from training."""
-  digest = hashlib.blake2b(repr(drawn).encode()).digest()
-  return digest[0] % _FRESH_ONE_IN == 0
+  return sources.is_kept(repr(drawn))
 
 
 def _draw_worries(rng: random.Random, split: str) -> _Drawn:

@@ -13,7 +13,6 @@ all others the order of the claims' hashes fills the shares of test and dev.
 from collections.abc import Iterator
 import functools
 import hashlib
-import json
 import pathlib
 import re
 from typing import Any
@@ -91,9 +90,7 @@ def _check(where: str, record: Any) -> None:
     ValueError: when one is not what it should be.
   """
   for name in ("id", "claim", "argument"):
-    value = sources.field(where, record, name, str, "text")
-    if not value.strip():
-      raise ValueError(f"{where}: field {name!r} must be text, got none")
+    sources.check_text(where, record, name)
   claim = record["claim"]
   if len(claim) > _MAX_CLAIM_CHARS:
     raise ValueError(
@@ -108,12 +105,7 @@ def _check(where: str, record: Any) -> None:
 
 
 def _raw(path: pathlib.Path) -> Iterator[_Record]:
-  try:
-    records = json.loads(sources.text(path))
-  except ValueError as error:
-    raise ValueError(f"{path}: must be a list in JSON; {error}") from error
-  if not isinstance(records, list):
-    raise ValueError(f"{path}: must be a list of claims, got {records!r:.60}")
+  records = sources.json_list(path, "claims")
   for number, record in enumerate(records, 1):
     yield f"{path}, record {number}", record, ""
 

@@ -12,7 +12,6 @@ a town, or a region with all that is in it; no fact leads from one to another.
 import collections
 from collections.abc import Iterator, Sequence
 import functools
-import hashlib
 import itertools
 import json
 import random
@@ -32,7 +31,6 @@ PACK_COUNTS = {  # 53 in all
   3: {"train": 9, "dev": 3, "test": 3},
 }
 
-_FRESH_ONE_IN = 8  # tasks of train's structures that train never gets
 # Of ten buckets of the hash of a town's name: seven train, one dev, two test.
 _BUCKETS = ("train",) * 7 + ("dev",) + ("test",) * 2
 
@@ -41,17 +39,7 @@ _BUCKETS = ("train",) * 7 + ("dev",) + ("test",) * 2
 def tasks(
   seed: int, levels: tuple[int, ...], split: str, count: int
 ) -> tuple[types.Task, ...]:
-  """Generates tasks, the same ones for the same arguments everywhere.
-
-  Args:
-    seed: of the order of tasks.
-    levels: levels to take turns with, each 1, 2 or 3.
-    split: train, fresh (unseen tasks of train's structures), dev or test.
-    count: how many; fewer are always the first of more.
-
-  Raises:
-    ValueError: when an argument is out of range, or there are not so many.
-  """
+  """Generates tasks, the same ones everywhere; see `sources.take_turns`."""
   draw = lambda level: _draw_tasks(seed, level, split)
   return sources.take_turns(draw, levels, split, count)
 
@@ -157,7 +145,11 @@ def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
   found = list(_town_tasks(home) if level == 1 else _world_tasks(level, home))
   if home == "train":
     is_fresh = split == "fresh"
-    found = [f for f in found if (_hash(f[1]) % _FRESH_ONE_IN == 0) == is_fresh]
+    found = [
+      drawn
+      for drawn in found
+      if (_hash(drawn[1]) % sources.FRESH_ONE_IN == 0) == is_fresh
+    ]
   random.Random(f"search|{seed}|{level}|{split}").shuffle(found)
   corpus = world.TOWNS if level == 1 else world.WORLD
   for number, (structure, question, answer, queries) in enumerate(found):
@@ -191,8 +183,7 @@ def _world_tasks(level: int, split: str) -> Iterator[_Drawn]:
 
 
 def _hash(text: str) -> int:
-  digest = hashlib.blake2b(f"search|{text}".encode(), digest_size=8).digest()
-  return int.from_bytes(digest)
+  return sources.digest(f"search|{text}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ only; each is a structure of its own.
 """
 
 import functools
-import json
 import pathlib
 from typing import Any
 
@@ -50,12 +49,7 @@ def read_pack(path: pathlib.Path = PACK_PATH) -> tuple[types.Task, ...]:
 
 @functools.lru_cache(maxsize=8)
 def _read_released(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
-  try:
-    records = json.loads(sources.text(path))
-  except ValueError as error:
-    raise ValueError(f"{path}: must be a list in JSON; {error}") from error
-  if not isinstance(records, list):
-    raise ValueError(f"{path}: must be a list of questions")
+  records = sources.json_list(path, "questions")
   tasks = []
   ids: dict[str, str] = {}
   for number, record in enumerate(records, 1):

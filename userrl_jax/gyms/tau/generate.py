@@ -10,7 +10,6 @@ and what is not remembered.
 
 from collections.abc import Iterator
 import functools
-import hashlib
 import itertools
 import json
 import random
@@ -93,25 +92,12 @@ KINDS_3: tuple[tuple[str, ...], ...] = (
   ("lost:transfer",),
 )
 
-_MAX_TRIES = 3000  # draws in a row without a new task
-_FRESH_ONE_IN = 8  # games of train's structures that train never gets
-
 
 @functools.lru_cache(maxsize=64)
 def tasks(
   seed: int, levels: tuple[int, ...], split: str, count: int
 ) -> tuple[types.Task, ...]:
-  """Generates tasks, the same ones for the same arguments everywhere.
-
-  Args:
-    seed: of the stream of tasks.
-    levels: levels to take turns with, each 1, 2 or 3.
-    split: train, fresh (unseen tasks of train's structures), dev or test.
-    count: how many; fewer are always the first of more.
-
-  Raises:
-    ValueError: when an argument is out of range, or there are not so many.
-  """
+  """Generates tasks, the same ones everywhere; see `sources.take_turns`."""
   draw = lambda level: _draw_tasks(seed, level, split)
   return sources.take_turns(draw, levels, split, count)
 
@@ -160,38 +146,24 @@ def _key(level: int, kinds: tuple[str, ...], unknown: tuple[str, ...]) -> str:
 
 def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
   """Yields the tasks of one level and split, nothing twice."""
-  rng = random.Random(f"tau|{seed}|{level}|{split}")
-  home = "train" if split == "fresh" else split
-  draw = _draw_1 if level == 1 else _draw_2 if level == 2 else _draw_3
-  seen: set[str] = set()
-  num_tries = 0
-  while num_tries < _MAX_TRIES:
-    num_tries += 1
-    record, game = draw(rng)
+  draw_one = {1: _draw_1, 2: _draw_2, 3: _draw_3}[level]
+
+  def draw(rng: random.Random, home: str) -> tuple[dict[str, Any], str] | None:
+    record, game = draw_one(rng)
     record["level"] = level
     record["structure"] = scenario.structure(record)
-    if split_of(record["structure"]) != home:
-      continue
-    if home == "train" and _is_fresh(game) != (split == "fresh"):
-      continue
-    text = json.dumps(record)
-    if text in seen:
-      continue
-    seen.add(text)
-    record["id"] = f"gen{seed}-L{level}-{split}-{len(seen) - 1}"
-    record["split"] = split
-    yield scenario.task(record)
-    num_tries = 0
-  raise ValueError(
-    f"level {level} has no more than about {len(seen)} {split} tasks; ask for "
-    "fewer or add levels"
-  )
+    return (record, game) if split_of(record["structure"]) == home else None
 
-
-def _is_fresh(game: str) -> bool:
-  """Returns whether a game of train's structures is kept from training."""
-  digest = hashlib.blake2b(game.encode()).digest()
-  return digest[0] % _FRESH_ONE_IN == 0
+  for task_id, (record, _) in sources.distinct(
+    "tau",
+    seed,
+    level,
+    split,
+    draw,
+    lambda drawn: sources.is_kept(drawn[1]),
+    lambda drawn: json.dumps(drawn[0]),
+  ):
+    yield scenario.task(record | {"id": task_id, "split": split})
 
 
 def _draw_1(rng: random.Random) -> tuple[Record, str]:

@@ -11,8 +11,6 @@ test set, as it was released, and dev is filled from the first.
 import collections
 from collections.abc import Mapping
 import functools
-import hashlib
-import json
 import pathlib
 import re
 from typing import Any
@@ -49,7 +47,7 @@ def _read(
   shares = dict(SHARES)
   if len(of_files) > 1:
     del shares["test"]
-  splits = _splits(kinds, shares)
+  splits = sources.split_families(kinds, shares)
   tasks = [
     _task(record, splits[kind], kind)
     for record, kind in zip(of_files[0], kinds, strict=True)
@@ -60,12 +58,7 @@ def _read(
 
 
 def _records(path: pathlib.Path, ids: dict[str, str]) -> list[Mapping]:
-  try:
-    records = json.loads(sources.text(path))
-  except ValueError as error:
-    raise ValueError(f"{path}: must be a list in JSON; {error}") from error
-  if not isinstance(records, list):
-    raise ValueError(f"{path}: must be a list of tasks, got {records!r:.60}")
+  records = sources.json_list(path, "tasks")
   for number, record in enumerate(records, 1):
     where = f"{path}, record {number}"
     sources.check_id(where, record, ids, f"that of {path.name}, {number}")
@@ -80,11 +73,11 @@ def _records(path: pathlib.Path, ids: dict[str, str]) -> list[Mapping]:
 
 def _check(where: str, record: Any) -> None:
   """Checks the fields that a task is made of."""
-  _text(where, record, "obs")
+  sources.check_text(where, record, "obs")
   info = sources.field(where, record, "info", dict, "an object")
   task = sources.field(where, info, "task", dict, "an object")
   for name in ("user_id", "instruction"):
-    _text(where, task, name)
+    sources.check_text(where, task, name)
   if task["instruction"].strip() in record["obs"]:
     raise ValueError(
       f"{where}: field 'obs' is public and must not tell the instruction"
@@ -97,12 +90,6 @@ def _check(where: str, record: Any) -> None:
   for action in sources.field(where, task, "actions", list, "a list"):
     sources.field(where, action, "name", str, "a tool's name")
     sources.field(where, action, "kwargs", dict, "an object")
-
-
-def _text(where: str, record: Any, name: str) -> None:
-  value = sources.field(where, record, name, str, "text")
-  if not value.strip():
-    raise ValueError(f"{where}: field {name!r} must be text, got {value!r}")
 
 
 def _kind(record: Mapping[str, Any]) -> str:
@@ -133,17 +120,3 @@ def _task(record: Mapping[str, Any], split: str, kind: str) -> types.Task:
       }
     ),
   )
-
-
-def _splits(kinds: list[str], shares: Mapping[str, float]) -> dict[str, str]:
-  """Returns the split of each kind of task."""
-  sizes = collections.Counter(kinds)
-  order = sorted(sizes, key=lambda k: hashlib.sha256(k.encode()).digest())
-  splits = dict.fromkeys(order, "train")
-  for split, share in shares.items():
-    room = round(share * len(kinds))
-    for name in order:
-      if splits[name] == "train" and sizes[name] <= room:
-        splits[name] = split
-        room -= sizes[name]
-  return splits

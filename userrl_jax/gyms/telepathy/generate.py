@@ -51,8 +51,6 @@ _SPLIT_OF_PLACE = ("train",) * 4 + ("dev", "test")
 PACK_SEED = 0
 PACK_COUNTS = {"train": 9, "dev": 2, "test": 3}  # per level; 42 in all
 
-_MAX_TRIES = 3000  # draws in a row without a new task
-_FRESH_ONE_IN = 8  # tasks of train's structures that train never gets
 
 # The name, the candidates (level 1) and the keys of the hints (above).
 _Drawn = tuple[str, tuple[str, ...], tuple[str, ...]]
@@ -62,17 +60,7 @@ _Drawn = tuple[str, tuple[str, ...], tuple[str, ...]]
 def tasks(
   seed: int, levels: tuple[int, ...], split: str, count: int
 ) -> tuple[types.Task, ...]:
-  """Generates tasks, the same ones for the same arguments everywhere.
-
-  Args:
-    seed: of the stream of tasks.
-    levels: levels to take turns with, each 1, 2 or 3.
-    split: train, fresh (unseen tasks of train's structures), dev or test.
-    count: how many; fewer are always the first of more.
-
-  Raises:
-    ValueError: when an argument is out of range, or there are not so many.
-  """
+  """Generates tasks, the same ones everywhere; see `sources.take_turns`."""
   draw = lambda level: _draw_tasks(seed, level, split)
   return sources.take_turns(draw, levels, split, count)
 
@@ -139,7 +127,7 @@ def pack() -> list[dict]:
   records: list[dict] = []
   used: set[str] = set()
   for level, (split, count) in itertools.product(LEVELS, PACK_COUNTS.items()):
-    stream = _draw(PACK_SEED, level, split)
+    stream = (drawn for _, drawn in _draw(PACK_SEED, level, split))
     for number in range(1, count + 1):
       name, candidates, hints = next(
         drawn for drawn in stream if structure(level, *drawn[:2]) not in used
@@ -161,31 +149,15 @@ def pack() -> list[dict]:
 
 
 def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
-  for number, drawn in enumerate(_draw(seed, level, split)):
-    task_id = f"gen{seed}-L{level}-{split}-{number}"
+  for task_id, drawn in _draw(seed, level, split):
     yield task(task_id, split, level, *drawn)
 
 
-def _draw(seed: int, level: int, split: str) -> Iterator[_Drawn]:
-  """Yields what makes the tasks of one level and split, nothing twice."""
-  rng = random.Random(f"telepathy|{seed}|{level}|{split}")
-  home = "train" if split == "fresh" else split
+def _draw(seed: int, level: int, split: str) -> Iterator[tuple[str, _Drawn]]:
+  """Yields ids and what makes the tasks of one level and split."""
   draw = _draw_candidates if level == 1 else _draw_hints
-  seen: set[_Drawn] = set()
-  num_tries = 0
-  while num_tries < _MAX_TRIES:
-    num_tries += 1
-    drawn = draw(rng, home)
-    if drawn in seen:
-      continue
-    if home == "train" and _is_fresh(*drawn) != (split == "fresh"):
-      continue
-    seen.add(drawn)
-    yield drawn
-    num_tries = 0
-  raise ValueError(
-    f"level {level} has no more than about {len(seen)} {split} tasks; ask for "
-    "fewer or add levels"
+  return sources.distinct(
+    "telepathy", seed, level, split, draw, lambda drawn: _is_fresh(*drawn)
   )
 
 
@@ -200,8 +172,7 @@ def _is_fresh(
   if candidates:
     found = frozenset(world.entities()[c].category for c in candidates)
     return world.entities()[name].category == _fresh_categories()[found]
-  digest = hashlib.blake2b(repr((name, sorted(hints))).encode()).digest()
-  return digest[0] % _FRESH_ONE_IN == 0
+  return sources.is_kept(repr((name, sorted(hints))))
 
 
 @functools.cache

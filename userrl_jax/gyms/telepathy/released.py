@@ -9,11 +9,8 @@ whole families, in the order of the hash of their names, fill the shares of test
 and dev as long as they fit: training sees no kind of thing that a test asks.
 """
 
-import collections
 from collections.abc import Iterable
 import functools
-import hashlib
-import json
 import pathlib
 import re
 from typing import Any
@@ -98,17 +95,12 @@ def family(category: str) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _read_released(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
-  try:
-    records = json.loads(sources.text(path))
-  except ValueError as error:
-    raise ValueError(f"{path}: must be a list in JSON; {error}") from error
-  if not isinstance(records, list):
-    raise ValueError(f"{path}: must be a list of things, got {records!r:.60}")
+  records = sources.json_list(path, "things")
   ids: dict[str, str] = {}
   for number, record in enumerate(records, 1):
     where = f"{path}, record {number}"
     for name in ("id", "title", "description", "target_entity", "category"):
-      _text_field(where, record, name)
+      sources.check_text(where, record, name)
     sources.check_id(where, record, ids, f"that of record {number}")
     _check_length(where, record, "title", gym.MAX_GUESS_CHARS)
     limit = gym.TelepathyGym.max_observation_chars
@@ -125,7 +117,7 @@ def _read_released(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
           f"{name!r}; reword it"
         )
   families = [family(record["category"]) for record in records]
-  splits = _splits(families)
+  splits = sources.split_families(families, SHARES)
   return tuple(
     types.Task(
       gym="telepathy",
@@ -151,7 +143,7 @@ def _read_pack(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
   tasks = []
   ids: dict[str, str] = {}
   for line, where, record in sources.records(path):
-    _text_field(where, record, "id")
+    sources.check_text(where, record, "id")
     sources.check_id(where, record, ids, f"that of line {line}")
     sources.check_value(where, record, "level", generate.LEVELS)
     sources.check_value(where, record, "name", tuple(world.entities()))
@@ -174,26 +166,6 @@ def _read_pack(path: pathlib.Path, _: int) -> tuple[types.Task, ...]:
       )
     )
   return tuple(tasks)
-
-
-def _splits(families: list[str]) -> dict[str, str]:
-  """Returns the split of each family."""
-  sizes = collections.Counter(families)
-  order = sorted(sizes, key=lambda k: hashlib.sha256(k.encode()).digest())
-  splits = dict.fromkeys(order, "train")
-  for split, share in SHARES.items():
-    room = round(share * len(families))
-    for name in order:
-      if splits[name] == "train" and sizes[name] <= room:
-        splits[name] = split
-        room -= sizes[name]
-  return splits
-
-
-def _text_field(where: str, record: Any, name: str) -> None:
-  value = sources.field(where, record, name, str, "text")
-  if not value.strip():
-    raise ValueError(f"{where}: field {name!r} must be text, got {value!r:.60}")
 
 
 def _list_field(

@@ -12,7 +12,6 @@ training.
 
 from collections.abc import Iterator, Sequence
 import functools
-import hashlib
 import itertools
 import json
 import random
@@ -49,8 +48,6 @@ NUM_SHOWN = {2: 5, 3: 4}
 PACK_SEED = 0
 PACK_COUNTS = {"train": 6, "dev": 1, "test": 3}  # per level; 30 in all
 
-_MAX_TRIES = 2000  # draws in a row without a new task
-_FRESH_ONE_IN = 8  # tasks of train's structures that train never gets
 _DEV_1 = {(1, 2), (5, 3), (6, 5), (10, 1)}  # topic and layout
 # Of 20 buckets of a block's hash, levels 2 and 3: 14 train, 2 dev, 4 test.
 _BUCKETS = ("train",) * 14 + ("dev",) * 2 + ("test",) * 4
@@ -62,17 +59,7 @@ _Record = dict[str, Any]
 def tasks(
   seed: int, levels: tuple[int, ...], split: str, count: int
 ) -> tuple[types.Task, ...]:
-  """Generates tasks, the same ones for the same arguments everywhere.
-
-  Args:
-    seed: of the stream of tasks.
-    levels: levels to take turns with, each 1, 2 or 3.
-    split: train, fresh (unseen tasks of train's structures), dev or test.
-    count: how many; fewer are always the first of more.
-
-  Raises:
-    ValueError: when an argument is out of range, or there are not so many.
-  """
+  """Generates tasks, the same ones everywhere; see `sources.take_turns`."""
   draw = lambda level: map(scenario.task, _records(seed, level, split))
   return sources.take_turns(draw, levels, split, count)
 
@@ -97,7 +84,7 @@ def level_1_split(topic: int, layout: int) -> str:
 
 def block_split(aspect: str, topics: Sequence[str]) -> str:
   """Returns the split of the wished topics of one aspect, levels 2 and 3."""
-  return _BUCKETS[_hash(f"{aspect}:{'+'.join(sorted(topics))}") % 20]
+  return _BUCKETS[sources.digest(f"{aspect}:{'+'.join(sorted(topics))}") % 20]
 
 
 def pack() -> list[_Record]:
@@ -121,26 +108,11 @@ def pack() -> list[_Record]:
 
 def _records(seed: int, level: int, split: str) -> Iterator[_Record]:
   """Yields records of one level and split, no two with the same content."""
-  rng = random.Random(f"travel|{seed}|{level}|{split}")
-  home = "train" if split == "fresh" else split
-  seen: set[int] = set()
-  num_tries = 0
-  while num_tries < _MAX_TRIES:
-    num_tries += 1
-    draw = _level_1(rng, home) if level == 1 else _trip(rng, level, home)
-    digest = _hash(json.dumps(draw))
-    if digest in seen:
-      continue
-    if home == "train" and _is_fresh(draw) != (split == "fresh"):
-      continue
-    name = f"gen{seed}-L{level}-{split}-{len(seen)}"
-    seen.add(digest)
-    yield {"id": name, "split": split, "level": level} | draw
-    num_tries = 0
-  raise ValueError(
-    f"level {level} has no more than about {len(seen)} {split} tasks; ask for "
-    "fewer or add levels"
-  )
+  draw = _level_1 if level == 1 else lambda rng, home: _trip(rng, level, home)
+  for name, drawn in sources.distinct(
+    "travel", seed, level, split, draw, _is_fresh, json.dumps
+  ):
+    yield {"id": name, "split": split, "level": level} | drawn
 
 
 def _is_fresh(draw: _Record) -> bool:
@@ -157,7 +129,7 @@ def _is_fresh(draw: _Record) -> bool:
     )
     for aspect in draw["aspects"]
   ]
-  return _hash(json.dumps(aspects)) % _FRESH_ONE_IN == 0
+  return sources.digest(json.dumps(aspects)) % sources.FRESH_ONE_IN == 0
 
 
 def _level_1(rng: random.Random, home: str) -> _Record:
@@ -339,11 +311,6 @@ def _preference(wish: lexicon.Wish, hint: str) -> _Record:
       "value": predicate.value,
     },
   }
-
-
-def _hash(text: str) -> int:
-  digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-  return int.from_bytes(digest, "big")
 
 
 if __name__ == "__main__":

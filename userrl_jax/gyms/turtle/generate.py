@@ -26,8 +26,6 @@ SLOTS = {
 NUM_LISTED = {1: 3, 2: 4, 3: 0}  # options of a slot; the truth is among them
 
 _WEIGHTS = {1: (8, 12), 2: (6, 8, 6), 3: (6, 8, 6)}
-_MAX_TRIES = 3000  # draws in a row without a new task
-_FRESH_ONE_IN = 8  # games of train's structures that train never gets
 
 Drawn = tuple[str, str, dict[str, str], dict[str, tuple[str, ...]]]
 
@@ -36,17 +34,7 @@ Drawn = tuple[str, str, dict[str, str], dict[str, tuple[str, ...]]]
 def tasks(
   seed: int, levels: tuple[int, ...], split: str, count: int
 ) -> tuple[types.Task, ...]:
-  """Generates tasks, the same ones for the same arguments everywhere.
-
-  Args:
-    seed: of the stream of tasks.
-    levels: levels to take turns with, each 1, 2 or 3.
-    split: train, fresh (unseen tasks of train's structures), dev or test.
-    count: how many; fewer are always the first of more.
-
-  Raises:
-    ValueError: when an argument is out of range, or there are not so many.
-  """
+  """Generates tasks, the same ones everywhere; see `sources.take_turns`."""
   draw = lambda level: _draw_tasks(seed, level, split)
   return sources.take_turns(draw, levels, split, count)
 
@@ -114,30 +102,15 @@ def retelling(truth: dict[str, str]) -> str:
 
 
 def _draw_tasks(seed: int, level: int, split: str) -> Iterator[types.Task]:
-  for number, drawn in enumerate(_draw(seed, level, split)):
-    yield task(f"gen{seed}-L{level}-{split}-{number}", split, level, *drawn)
-
-
-def _draw(seed: int, level: int, split: str) -> Iterator[Drawn]:
-  """Yields what makes the tasks of one level and split, nothing twice."""
-  rng = random.Random(f"turtle|{seed}|{level}|{split}")
-  home = "train" if split == "fresh" else split
-  seen: set[str] = set()
-  num_tries = 0
-  while num_tries < _MAX_TRIES:
-    num_tries += 1
-    drawn = _draw_one(rng, level, home)
-    if repr(drawn) in seen:
-      continue
-    if home == "train" and _is_fresh(*drawn) != (split == "fresh"):
-      continue
-    seen.add(repr(drawn))
-    yield drawn
-    num_tries = 0
-  raise ValueError(
-    f"level {level} has no more than about {len(seen)} {split} tasks; ask for "
-    "fewer or add levels"
-  )
+  for task_id, drawn in sources.distinct(
+    "turtle",
+    seed,
+    level,
+    split,
+    lambda rng, home: _draw_one(rng, level, home),
+    lambda drawn: _is_fresh(*drawn),
+  ):
+    yield task(task_id, split, level, *drawn)
 
 
 def _draw_one(rng: random.Random, level: int, split: str) -> Drawn:
@@ -178,8 +151,7 @@ def _is_fresh(
   """
   shown = sorted(option for found in listed.values() for option in found)
   key = (sorted(truth.items()), shown or (name, thing))
-  digest = hashlib.blake2b(repr(key).encode()).digest()
-  return digest[0] % _FRESH_ONE_IN == 0
+  return sources.is_kept(repr(key))
 
 
 def _tale(

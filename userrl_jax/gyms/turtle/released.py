@@ -11,7 +11,6 @@ as long as they fit.
 """
 
 import functools
-import hashlib
 import itertools
 import json
 import math
@@ -62,7 +61,7 @@ def _read(path: pathlib.Path, _mtime: int) -> tuple[types.Task, ...]:
       raise ValueError(f"{where}: an id must be there once; rename one")
     tales[key] = _tale(where, _plain(value))
   families = _families(tales)
-  splits = _splits(families)
+  splits = sources.split_families(list(families.values()), SHARES)
   return tuple(
     types.Task(
       gym="turtle",
@@ -155,20 +154,3 @@ def _families(tales: dict[str, story.Story]) -> dict[str, str]:
       if old != new and shared:
         family = {k: new if f == old else f for k, f in family.items()}
   return family
-
-
-def _splits(families: dict[str, str]) -> dict[str, str]:
-  """Returns the split of each family."""
-  members = list(families.values())
-  order = sorted(
-    set(members), key=lambda f: hashlib.sha256(f.encode()).digest()
-  )
-  splits = dict.fromkeys(order, "train")
-  for split, share in SHARES.items():
-    room = round(share * len(members))
-    for name in order:
-      size = members.count(name)
-      if splits[name] == "train" and size <= room:
-        splits[name] = split
-        room -= size
-  return splits
