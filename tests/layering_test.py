@@ -101,6 +101,7 @@ _JAX_FREE = [
     "types",
     "config",
     "config_fields",
+    "config_gyms",
     "config_rules",
     "flags",
     "terminal",
@@ -137,9 +138,10 @@ def test_the_walk_finds_the_package():
   assert len(_JAX_FREE) > 5
 
 
-@pytest.mark.parametrize("module", ["types", "config"])
-def test_types_and_config_import_nothing_of_ours(module):
-  assert _ours(_imported_by(f"{_PACKAGE}.{module}")) == set()
+@pytest.mark.parametrize("module", ["types", "config", "config_gyms"])
+def test_types_and_config_reach_nothing_else_of_ours(module):
+  ours = _ours(_imported_by(f"{_PACKAGE}.{module}")) - {_PACKAGE}
+  assert ours == ({f"{_PACKAGE}.config_gyms"} if module == "config" else set())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import random
 
 from userrl_jax import config as config_lib
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import metrics
 from userrl_jax.agents import scripted
@@ -18,7 +19,7 @@ GYMS = config_lib.Gyms(
   levels=(2,),
   max_turns=4,
   num_train_tasks=6,
-  telepathy=config_lib.Telepathy(guess_limit=0),
+  telepathy=config_gyms.Telepathy(guess_limit=0),
 )
 LIMITS = config_lib.Rollout(
   max_tokens_per_episode=4096, step_timeout_s=5.0, max_invalid_share=1.0

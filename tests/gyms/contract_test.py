@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
@@ -21,7 +22,7 @@ CASES = {
     tasks="pack",
     levels=(1, 2, 3),
     max_turns=16,
-    function=config.Function(answer_limit=9),
+    function=config_gyms.Function(answer_limit=9),
   ),
 }
 
@@ -52,9 +53,9 @@ def test_pack_keeps_contract(name, split):
 def test_hacks_leave_the_game_open_where_guesses_are_free(name):
   settings = dataclasses.replace(
     CASES["generated"],
-    telepathy=config.Telepathy(guess_limit=0),
-    turtle=config.Turtle(answer_limit=0),
-    search=config.Search(answer_limit=0),
+    telepathy=config_gyms.Telepathy(guess_limit=0),
+    turtle=config_gyms.Turtle(answer_limit=0),
+    search=config_gyms.Search(answer_limit=0),
   )
   for task in gyms.load_tasks(name, settings, "test", seed=3)[:5]:
     for hack in gyms.hacks(name)(task):

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
@@ -27,7 +28,7 @@ def play(task, *moves, answer_limit=0, **settings):
     gym = gyms.make(
       "function",
       config.Gyms(
-        function=config.Function(answer_limit=answer_limit), **settings
+        function=config_gyms.Function(answer_limit=answer_limit), **settings
       ),
     )
     await gym.reset(task, 0)
@@ -271,7 +272,7 @@ def test_prompts_state_exactly_the_operators(levels, source):
 def test_prompts_state_the_limits():
   gym = gyms.make(
     "function",
-    config.Gyms(max_turns=9, function=config.Function(answer_limit=4)),
+    config.Gyms(max_turns=9, function=config_gyms.Function(answer_limit=4)),
   )
   for profile in base.PROFILES:
     prompt = gym.system_prompt(profile)
@@ -283,7 +284,7 @@ def test_prompts_state_the_limits():
 def test_bad_answer_limit():
   with pytest.raises(ValueError, match="answer_limit"):
     gyms.make(
-      "function", config.Gyms(function=config.Function(answer_limit=-1))
+      "function", config.Gyms(function=config_gyms.Function(answer_limit=-1))
     )
 
 

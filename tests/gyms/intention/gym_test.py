@@ -7,6 +7,7 @@ import time
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
@@ -216,7 +217,7 @@ def test_level_1_repeats_what_is_open():
     "So diet.",
   ]
   (step,) = play(
-    record(1), None, "Hm?", intention=config.Intention(patience=1)
+    record(1), None, "Hm?", intention=config_gyms.Intention(patience=1)
   )[2]
   assert step.observation.text == "Ask about my request. I give up."
 
@@ -225,18 +226,18 @@ def test_patience():
   """Useless questions lose, in all; malformed calls and useful ones do not."""
   moves = ("Why?", "", "What place?", "Hm.")
   gym, _, steps = play(
-    record(), None, *moves, intention=config.Intention(patience=2)
+    record(), None, *moves, intention=config_gyms.Intention(patience=2)
   )
   assert [s.terminated for s in steps] == [False, False, False, True]
   assert steps[-1].observation.text == "Ask about my request. I give up."
   assert not steps[-1].info["success"]
   for profile in base.PROFILES:
     assert "2 useless questions lose." in gym.system_prompt(profile)
-    one = play(record(), None, intention=config.Intention(patience=1))[0]
+    one = play(record(), None, intention=config_gyms.Intention(patience=1))[0]
     assert "1 useless question loses." in one.system_prompt(profile)
     assert "useless" not in play(record(), None)[0].system_prompt(profile)
   with pytest.raises(ValueError, match="patience must be at least 0"):
-    play(record(), None, intention=config.Intention(patience=-1))
+    play(record(), None, intention=config_gyms.Intention(patience=-1))
 
 
 def test_what_is_hidden_until_it_is_asked_for():

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
@@ -21,7 +22,7 @@ from userrl_jax.gyms.intention import scenario
 def play(task, seed=0, noise=0.0, patience=0, **settings):
   settings = config.Gyms(
     **{"levels": (1, 2, 3), "max_turns": 20} | settings,
-    intention=config.Intention(patience=patience),
+    intention=config_gyms.Intention(patience=patience),
   )
   player = oracle.Oracle(task, random.Random(seed), noise, settings)
   gym = gyms.make("intention", settings)
@@ -121,7 +122,7 @@ def test_noise_is_random_moves_and_never_the_last_straw():
 @pytest.mark.parametrize("patience, low, high", [(0, 0.8, 0.9), (2, 0.3, 0.5)])
 def test_asking_for_every_slot_of_the_form_pays_less(patience, low, high):
   """A player who does not tell open from told; the oracle gets 1."""
-  settings = config.Gyms(intention=config.Intention(patience=patience))
+  settings = config.Gyms(intention=config_gyms.Intention(patience=patience))
   score = 0.0
   tasks = generate.tasks(5, (1,), "test", 200)
   for task in tasks:

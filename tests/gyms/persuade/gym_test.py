@@ -7,6 +7,7 @@ import time
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
@@ -68,7 +69,7 @@ def speeches(count):
   ]
 
 
-NO_LIMIT = config.Persuade(max_gain=0)
+NO_LIMIT = config_gyms.Persuade(max_gain=0)
 GOING_BACK = ("Disagree", "Strongly Agree") * 8
 
 
@@ -106,12 +107,12 @@ def test_one_turn_wins_so_many_stances(max_gain, rewards):
   _, _, steps = play(
     *speeches(len(rewards)),
     user=FixedUser(*[6] * 6),
-    persuade=config.Persuade(max_gain=max_gain),
+    persuade=config_gyms.Persuade(max_gain=max_gain),
   )
   assert [s.reward for s in steps] == pytest.approx([r / 6 for r in rewards])
   assert steps[-1].terminated
   with pytest.raises(ValueError, match="max_gain must be at least 0"):
-    play(persuade=config.Persuade(max_gain=-1))
+    play(persuade=config_gyms.Persuade(max_gain=-1))
 
 
 def test_level_1_asks_three_worries():
@@ -168,7 +169,7 @@ def test_level_3_asks_once():
 
 def test_the_users_argument_is_shown_or_hidden():
   shown = play(level=2)
-  hidden = play(level=2, persuade=config.Persuade(show_argument=False))
+  hidden = play(level=2, persuade=config_gyms.Persuade(show_argument=False))
   assert HOMEWORK.argument in shown[1]
   assert HOMEWORK.argument not in shown[0].undisclosed()
   assert hidden[1] == f"I say: {HOMEWORK.text} But what about health?"

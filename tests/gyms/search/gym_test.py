@@ -7,6 +7,7 @@ import time
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
@@ -61,7 +62,9 @@ def baker_task(corpus=world.TOWNS):
 
 def play(*moves, task=None, user=None, pages=None, max_turns=30, **knobs):
   """Returns the gym and the steps of moves like 'search baker'."""
-  settings = config.Gyms(max_turns=max_turns, search=config.Search(**knobs))
+  settings = config.Gyms(
+    max_turns=max_turns, search=config_gyms.Search(**knobs)
+  )
 
   async def run():
     gym = search_gym.SearchGym(settings, user, pages)
@@ -267,7 +270,7 @@ def test_guessing_people_earns_little():
 
 def test_steps_are_fast():
   """Plays 10,000 steps a second; the best of three tries counts."""
-  settings = config.Gyms(search=config.Search(answer_limit=0))
+  settings = config.Gyms(search=config_gyms.Search(answer_limit=0))
   tasks = gyms.load_tasks("search", settings, "train", 0)
 
   async def run(number):

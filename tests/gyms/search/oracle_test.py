@@ -5,6 +5,7 @@ import random
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax.gyms import base
 from userrl_jax.gyms import contract
@@ -14,7 +15,9 @@ from userrl_jax.gyms.search import released
 
 
 def play(task, seed=0, noise=0.0, max_turns=8, **knobs):
-  settings = config.Gyms(max_turns=max_turns, search=config.Search(**knobs))
+  settings = config.Gyms(
+    max_turns=max_turns, search=config_gyms.Search(**knobs)
+  )
   player = oracle.Oracle(task, random.Random(seed), noise, settings)
   return contract.play(gyms.make("search", settings), task, player.next_action)
 

@@ -14,6 +14,7 @@ import warnings
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import contract
@@ -114,7 +115,7 @@ def key(monkeypatch):
 def search(*replies, query="capital of $x", k=5, timeout_s=30.0, delay_s=0.0):
   """Returns what a search came to, the server and the seconds it took."""
   with Serper(*replies, delay_s=delay_s) as running:
-    settings = config.Search(
+    settings = config_gyms.Search(
       source="web", web_url=running.url, timeout_s=timeout_s
     )
     start = time.monotonic()
@@ -204,7 +205,9 @@ def test_half_a_character_can_be_searched_for():
 
 def test_games_share_connections_and_do_not_wait_for_each_other():
   with Serper((200, RESULTS), delay_s=0.2) as running:
-    settings = config.Search(source="web", web_url=running.url, timeout_s=60.0)
+    settings = config_gyms.Search(
+      source="web", web_url=running.url, timeout_s=60.0
+    )
 
     async def many():
       for _ in range(2):
@@ -234,7 +237,7 @@ def test_games_share_connections_and_do_not_wait_for_each_other():
   ],
 )
 def test_settings_are_checked_when_a_game_is_made(change, message):
-  own = config.Search(**{"source": "web", **change})
+  own = config_gyms.Search(**{"source": "web", **change})
   with pytest.raises(types.SetupError, match=message) as caught:
     gyms.make("search", config.Gyms(search=own))
   assert KEY not in str(caught.value)
@@ -243,7 +246,7 @@ def test_settings_are_checked_when_a_game_is_made(change, message):
 def test_a_key_that_is_no_header_is_refused(monkeypatch):
   monkeypatch.setenv("SERPER_API_KEY", "a b\nc")
   with pytest.raises(types.SetupError, match="printable ASCII"):
-    web.Web(config.Search(source="web"))
+    web.Web(config_gyms.Search(source="web"))
 
 
 def test_a_run_without_a_key_ends_before_anything_runs(root, tmp_path):
@@ -278,7 +281,7 @@ def test_plays_a_released_question_with_the_web_and_a_model():
     return json.dumps({"same": "Lutetia" in messages[1]["content"]})
 
   with Serper((200, RESULTS)) as running:
-    own = config.Search(source="web", web_url=running.url)
+    own = config_gyms.Search(source="web", web_url=running.url)
     settings = config.Gyms(search=own, tasks="somewhere")
     gym = gyms.make("search", settings, judging.Judge(complete, 0))
     moves = iter(

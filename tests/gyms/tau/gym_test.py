@@ -8,6 +8,7 @@ import time
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
@@ -218,7 +219,7 @@ def test_what_a_user_believes_neither_pays_nor_ends_the_game():
 
 @pytest.mark.parametrize("reward", [0.0, 0.25])
 def test_turns_that_run_out_before_the_last_word(reward):
-  tau = config.Tau(unclosed_reward=reward)
+  tau = config_gyms.Tau(unclosed_reward=reward)
   _, steps = play("2|cancel:change|", FIND, PLAN, CANCEL, tau=tau, max_turns=3)
   assert steps[-1].truncated and not steps[-1].info["success"]
   assert (steps[-1].info["outcome"], steps[-1].reward) == ("unclosed", reward)
@@ -230,7 +231,7 @@ def test_turns_that_run_out_before_the_last_word(reward):
   _, steps = play(*sorry, tau=tau, max_turns=2)  # nothing done is no success
   assert (steps[-1].info["outcome"], steps[-1].reward) == ("read", 0)
   with pytest.raises(ValueError, match="unclosed_reward must be in"):
-    gym_lib.TauGym(config.Gyms(tau=config.Tau(unclosed_reward=1.5)))
+    gym_lib.TauGym(config.Gyms(tau=config_gyms.Tau(unclosed_reward=1.5)))
 
 
 def test_searches():

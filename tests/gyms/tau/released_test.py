@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import contract
@@ -112,7 +113,7 @@ def play(folder, checkout, *moves, number=0, **settings):
     tasks=folder,
     levels=(1, 2, 3),
     max_turns=20,
-    tau=config.Tau(checkout=checkout),
+    tau=config_gyms.Tau(checkout=checkout),
     **settings,
   )
 
@@ -237,7 +238,7 @@ def test_what_is_needed_is_said(tmp_path, checkout):
     play(folder, str(tmp_path))
   with pytest.raises(ValueError, match="must hold tau_bench/envs/airline"):
     play(folder, checkout, number=1)
-  gym = gyms.make("tau", config.Gyms(tau=config.Tau(checkout=checkout)))
+  gym = gyms.make("tau", config.Gyms(tau=config_gyms.Tau(checkout=checkout)))
   with pytest.raises(ValueError, match="user.kind=endpoint"):
     asyncio.run(gym.reset(released.read_folder(folder)[0], 0))
   odd = write(tmp_path, record(actions=[{"name": "fly", "kwargs": {}}]))
@@ -253,7 +254,7 @@ def test_released_tasks_keep_the_contract(tmp_path, checkout):
     tmp_path,
     *(record(f"retail-train-{n}", calls[:n]) for n in (1, 2)),
   )
-  settings = config.Gyms(tasks=folder, tau=config.Tau(checkout=checkout))
+  settings = config.Gyms(tasks=folder, tau=config_gyms.Tau(checkout=checkout))
   subject = contract.Subject(
     lambda: gym_lib.TauGym(settings, FixedUser()),
     released.read_folder(folder),

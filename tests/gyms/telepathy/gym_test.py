@@ -6,6 +6,7 @@ import time
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
@@ -34,7 +35,7 @@ def play(name, *moves, level=1, user=None, guess_limit=0, hints=()):
   """Returns the gym and the steps of moves like 'action Is it big?'."""
   task = generate.task("t", "test", level, name, SIX, hints)
   settings = config.Gyms(
-    max_turns=30, telepathy=config.Telepathy(guess_limit=guess_limit)
+    max_turns=30, telepathy=config_gyms.Telepathy(guess_limit=guess_limit)
   )
 
   async def run():
@@ -251,7 +252,7 @@ def test_plain_strings_are_verdicts():
 
 def test_steps_are_fast():
   """Plays 10,000 new texts a second; the best of three tries counts."""
-  settings = config.Gyms(telepathy=config.Telepathy(guess_limit=0))
+  settings = config.Gyms(telepathy=config_gyms.Telepathy(guess_limit=0))
   tasks = gyms.load_tasks("telepathy", settings, "train", 0)
   contents = (
     ("action", "Is it big, please {}?"),

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax.gyms import base
 from userrl_jax.gyms import contract
@@ -18,7 +19,7 @@ from userrl_jax.gyms.telepathy import world
 def play(task, seed=0, noise=0.0, guess_limit=0, **settings):
   settings = config.Gyms(
     levels=(1, 2, 3),
-    telepathy=config.Telepathy(guess_limit=guess_limit),
+    telepathy=config_gyms.Telepathy(guess_limit=guess_limit),
     **settings,
   )
   player = oracle.Oracle(task, random.Random(seed), noise, settings)
@@ -84,7 +85,7 @@ def test_plays_on_whatever_the_user_says(said, level, guess_limit):
   settings = config.Gyms(
     levels=(level,),
     max_turns=40,
-    telepathy=config.Telepathy(guess_limit=guess_limit),
+    telepathy=config_gyms.Telepathy(guess_limit=guess_limit),
   )
   for noise in (0.0, 0.3):
     for task in generate.tasks(21, (level,), "train", 15):

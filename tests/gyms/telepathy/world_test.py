@@ -6,6 +6,7 @@ import itertools
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax.gyms.telepathy import gym as telepathy_gym
 from userrl_jax.gyms.telepathy import world
@@ -111,7 +112,7 @@ def test_named(guess, name):
 
 def test_no_name_is_part_of_a_text_that_all_see():
   """Else a scan for undisclosed names would find them where they are not."""
-  settings = config.Gyms(telepathy=config.Telepathy(guess_limit=3))
+  settings = config.Gyms(telepathy=config_gyms.Telepathy(guess_limit=3))
   gym = gyms.make("telepathy", settings)
   texts = [gym.system_prompt("brief"), gym.system_prompt("full")]
   texts += [a.question for a in ATTRIBUTES] + list(world.openings().values())

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
@@ -270,7 +271,7 @@ def test_a_question_that_hits_starts_the_count_of_idle_messages_again():
 
 
 def test_zero_turns_outages_and_volunteering_off():
-  travel = config.Travel(outage_every=0, reveal_after=0)
+  travel = config_gyms.Travel(outage_every=0, reveal_after=0)
   moves, user = asks(*[Kind.CHAT] * 9)
   _, steps = play(moves, user, travel=travel)
   assert {o for _, _, o in steps} == {"chat"}
@@ -278,7 +279,7 @@ def test_zero_turns_outages_and_volunteering_off():
   assert {o for _, _, o in steps} == {"no_match"}
   for field in ("outage_every", "reveal_after"):
     with pytest.raises(ValueError, match=field):
-      settings = config.Gyms(travel=config.Travel(**{field: -1}))
+      settings = config.Gyms(travel=config_gyms.Travel(**{field: -1}))
       gym_lib.TravelGym(settings)
 
 
@@ -330,7 +331,7 @@ def test_prompts_follow_the_settings():
     assert len(brief.split()) <= 55 and "17" in brief
   assert "cheapest first" in prompt("brief")
   assert "cheapest first" not in prompt("brief", levels=(2,))
-  never = config.Travel(outage_every=0, reveal_after=0)
+  never = config_gyms.Travel(outage_every=0, reveal_after=0)
   words = ("database down", "volunteers")
   assert all(word in prompt("full") for word in words)
   assert not any(word in prompt("full", travel=never) for word in words)

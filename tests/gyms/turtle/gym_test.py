@@ -6,6 +6,7 @@ import time
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
@@ -54,7 +55,7 @@ def play(moves, verdicts, profile="default", **knobs):
   settings = config.Gyms(
     max_turns=30,
     reward_profile=profile,
-    turtle=config.Turtle(**{"answer_limit": 0} | knobs),
+    turtle=config_gyms.Turtle(**{"answer_limit": 0} | knobs),
   )
 
   async def run():
@@ -248,7 +249,7 @@ def test_brief_prompt_of_level_1_is_brief():
 
 def test_steps_are_fast():
   """Plays 10,000 steps a second, a third of them of new texts."""
-  settings = config.Gyms(turtle=config.Turtle(answer_limit=0))
+  settings = config.Gyms(turtle=config_gyms.Turtle(answer_limit=0))
   tasks = gyms.load_tasks("turtle", settings, "train", 0)
   contents = (
     ("action", "Is it the son?"),

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
@@ -20,7 +21,7 @@ def play(task, noise=0.0, seed=0, user=None, answer_limit=2, max_turns=16):
   settings = config.Gyms(
     levels=(1, 2, 3),
     max_turns=max_turns,
-    turtle=config.Turtle(answer_limit=answer_limit),
+    turtle=config_gyms.Turtle(answer_limit=answer_limit),
   )
   player = oracle.Oracle(task, random.Random(seed), noise, settings)
   gym = turtle_gym.TurtleGym(settings, user)

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax.gyms import contract
 from userrl_jax.gyms.turtle import gym as turtle_gym
@@ -47,7 +48,7 @@ def settings_of(folder, answer_limit=2):
     levels=(released.LEVEL,),
     num_train_tasks=999,
     num_test_tasks=999,
-    turtle=config.Turtle(answer_limit=answer_limit),
+    turtle=config_gyms.Turtle(answer_limit=answer_limit),
   )
 
 

@@ -18,7 +18,7 @@ import weakref
 
 import httpx2
 
-from userrl_jax import config
+from userrl_jax import config_gyms
 from userrl_jax import types
 from userrl_jax.gyms.search import index
 
@@ -39,7 +39,7 @@ _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = (
 class Web:
   """The web as a retriever; cheap to make."""
 
-  def __init__(self, settings: config.Search):
+  def __init__(self, settings: config_gyms.Search):
     """Checks the settings and reads the key; connects to nothing.
 
     Raises:
