@@ -13,17 +13,24 @@ import itertools
 
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
+from userrl_jax import config_gyms
 
 _CLASSES = {
   name: kind
-  for name, kind in vars(config_lib).items()
+  for name, kind in {**vars(config_lib), **vars(config_gyms)}.items()
   if dataclasses.is_dataclass(kind) and name != "Knob"
 }
 _FIELDS = {
   name: {field.name: field.type for field in dataclasses.fields(kind)}
   for name, kind in _CLASSES.items()
 }
-_ABOUT_CONFIG = {"config.py", "config_rules.py", "flags.py", "method_rules.py"}
+_ABOUT_CONFIG = {
+  "config.py",
+  "config_gyms.py",
+  "config_rules.py",
+  "flags.py",
+  "method_rules.py",
+}
 
 # {name of an attribute: classes of the config that it holds}
 Attributes = dict[str, set[str]]
