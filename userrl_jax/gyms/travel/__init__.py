@@ -14,6 +14,7 @@ from userrl_jax.gyms.travel import generate
 from userrl_jax.gyms.travel import gym
 from userrl_jax.gyms.travel import oracle
 from userrl_jax.gyms.travel import pack
+from userrl_jax.gyms.travel import prompted as prompted
 
 Gym = gym.TravelGym
 Oracle = oracle.Oracle
