@@ -2,7 +2,8 @@
 
 In: the question, the agent's text, the true answer. Out: a bool, so no word of
 the model reaches the agent (law L8). Rules come first where they know better:
-another spelling of the answer is right, and a list of answers is wrong.
+another spelling of the answer is right, a list of answers is wrong, and so is
+what does not name the answer to a question about a world that rules know.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 from userrl_jax.gyms import judging
 from userrl_jax.gyms.search import scripted
+from userrl_jax.gyms.search import world
 
 SYSTEM = """\
 You mark answers in a quiz. You know the true answer to a question, and you \
@@ -59,7 +61,7 @@ class PromptedUser:
 
     Args:
       question: as the agent read it.
-      secret: `answer` and `aliases`.
+      secret: `answer`, `aliases` and `corpus`.
       answer: what the agent wrote.
 
     Raises:
@@ -69,6 +71,8 @@ class PromptedUser:
     if scripted.is_same(names, answer):
       return True
     if is_no_answer(names, answer):
+      return False
+    if secret["corpus"] != world.WEB and not holds_name(names, answer):
       return False
     values: dict[str, str | judging.AgentText] = {
       "question": question,
@@ -82,6 +86,15 @@ class PromptedUser:
 def prompted(judge: judging.Judge) -> PromptedUser:
   """Returns the user that `gyms.make` gives to a game of Search."""
   return PromptedUser(judge)
+
+
+def holds_name(names: tuple[str, ...], answer: str) -> bool:
+  """Returns whether a text has all words of one of the names.
+
+  In a made-up world nothing is called otherwise than its pages call it.
+  """
+  said = set(scripted.words(answer))
+  return any(said.issuperset(scripted.words(name)) for name in names)
 
 
 def is_no_answer(names: tuple[str, ...], answer: str) -> bool:

@@ -2,7 +2,8 @@
 
 In: the secret and the agent's text. Out: a typed verdict, and nothing else, so
 no word of the model reaches the agent (law L8). Rules come before the model
-where they are sure: the very name is right, several names are wrong.
+where they are sure: the very name is right, several names are wrong, and so is
+whatever does not name a thing of the gym's own world, whose names they know.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import unicodedata
 
 from userrl_jax.gyms import judging
+from userrl_jax.gyms.telepathy import scripted
 from userrl_jax.gyms.telepathy import world
 
 SYSTEM = """\
@@ -77,6 +79,7 @@ class PromptedUser:
 
   def __init__(self, judge: judging.Judge):
     self._judge = judge
+    self._rules = scripted.ScriptedUser()
 
   async def yes_no(
     self, secret: Mapping[str, Any], question: str
@@ -108,6 +111,10 @@ class PromptedUser:
     if _key(guess) in {_key(name) for name in names} - {""}:
       return True
     if not _key(guess) or names_several(guess, names):
+      return False
+    if self._rules.knows(secret) and world.mentioned(guess) != (
+      secret["name"],
+    ):
       return False
     values = _values(secret) | {"guess": judging.AgentText(guess)}
     verdict = await self._judge.verdict(

@@ -94,7 +94,7 @@ class PromptedUser:
     """
     count = len(tale.criteria)
     most = vetoes.most_points(tale, text)
-    if not most:
+    if not most or not vetoes.touches(tale, text):
       return (0,) * count
     numbered = enumerate(tale.criteria, 1)
     values: dict[str, str | judging.AgentText] = {

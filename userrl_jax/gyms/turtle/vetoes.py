@@ -35,6 +35,21 @@ _NOBODY = re.compile(
   r"(?:\b(\w+) )?\b(nobody|nothing|no[ -]one|none)\b", re.IGNORECASE
 )
 
+_FUNCTION_WORDS = frozenset(
+  rules.tokens(
+    "a an the of to in on at by for from with without into over under out off "
+    "up down and or but if then because since as than that which who whose "
+    "whom when where while so is are was were be been being am do does did "
+    "done has have had having can could will would shall should must may might "
+    "not no yes it its they them their theirs he him his she her hers we us "
+    "our you your i me my mine this these those there here every each all some "
+    "any most more less only also too very just what why how about before "
+    "after again now one two other another same such own both let get got "
+    # Words of the game itself: who only says that it is true tells no story.
+    "say said tell told reply answer ask question true play start stop"
+  )
+)
+
 
 def most_points(tale: story.Story, text: str) -> int:
   """Returns the most points that a retelling may get for any criterion."""
@@ -56,6 +71,22 @@ def most_points(tale: story.Story, text: str) -> int:
   if num_decoys >= DECOYS_TO_REFUSE:
     return 0
   return story.FULL // 2 if num_decoys >= DECOYS_TO_HALVE else story.FULL
+
+
+def touches(tale: story.Story, text: str) -> bool:
+  """Returns whether a text has a word of the story that the scene has not.
+
+  What is said in other words shares some with the story or with the patterns
+  that rules look for; a text that shares none is about something else.
+  """
+  known = [tale.bottom]
+  for criterion in tale.criteria:
+    known.append(criterion.statement)
+    for pattern in (criterion.full, criterion.half):
+      known += [" ".join(group) for group in pattern.groups] if pattern else ()
+  told = set(rules.tokens(f"{tale.title} {tale.surface}")) | _FUNCTION_WORDS
+  words = set(rules.tokens(" ".join(known))) - told
+  return not words.isdisjoint(rules.tokens(text))
 
 
 def with_negations(text: str) -> str:
