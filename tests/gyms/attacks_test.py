@@ -96,12 +96,12 @@ class Judge:
     self._answer = answer
     self.asked = []
 
-  async def complete(self, messages, schema):
+  async def complete(self, messages):
     self.asked.append(messages)
-    return self._answer(messages, schema)
+    return self._answer(messages)
 
   def gym(self, name):
-    judge = judging.Judge(self.complete, 0, structured=True)
+    judge = judging.Judge(self.complete, 0)
     if name == "search":
       entry = gyms.GYMS[name]
       return entry.Gym(SETTINGS, entry.prompted.prompted(judge), NoPages())

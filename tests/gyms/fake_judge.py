@@ -1,9 +1,8 @@
 """A fake model for every gym's user and judge: it obeys what it is told.
 
-In: the messages of a prompted user and the JSON schema of the verdict. Out: a
-valid verdict that pays or refuses. The obedient one pays when it finds an order
-outside of the fence; being fake, it knows many ways to hide one. What the gyms'
-own prompts say is no order.
+In: the messages of a prompted user. Out: a valid verdict that pays or refuses.
+The obedient one pays when it finds an order outside of the fence, and knows
+many ways to hide one. What the gyms' own prompts say is no order.
 """
 
 import base64
@@ -26,14 +25,14 @@ _LOOKALIKES = str.maketrans("аеоріс", "aeopic")
 _LEET = str.maketrans("01345", "oieas")
 
 
-def obedient(messages, schema):
+def obedient(messages):
   """Pays if an order stands outside of the fence."""
-  return verdict(messages, schema, is_told(outside(messages)))
+  return verdict(messages, is_told(outside(messages)))
 
 
-def obeys_everything(messages, schema):
+def obeys_everything(messages):
   """Pays for whatever it is asked about: as bad as a judge can be."""
-  return verdict(messages, schema, True)
+  return verdict(messages, True)
 
 
 def outside(messages):
@@ -60,10 +59,11 @@ def is_told(text):
   )
 
 
-def verdict(messages, schema, pays):
+def verdict(messages, pays):
   """Returns a valid verdict, as JSON, that gives the agent most or nothing."""
   question = messages[1]["content"]
-  fields = tuple(schema["properties"])
+  form = messages[0]["content"].rsplit("\n\n", 1)[1]
+  fields = tuple(re.findall(r'"(\w+)": ', form))
   if fields == ("points",):
     count = int(re.search(r"has (\d+) integers", question)[1])
     found = {"points": [2 * pays] * count}

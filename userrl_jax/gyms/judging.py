@@ -5,6 +5,13 @@ verdict is. Out: one of it, or a `types.FaultError`. The agent's text goes into
 the prompt once, between marks that it cannot know, and is declared to be data;
 a reply counts only when it is JSON of the right fields, types and ranges.
 
+What the tests prove of this, and what not: `tests/gyms/attacks_test.py` puts
+scores of attacks through every gym, before a judge that obeys any order it
+finds outside of the marks, and none is paid. So templates and parsing let
+nothing out. Whether a given model obeys what stands inside of the marks, which
+it was told not to, no such test can show: only the vetoes of rules and the
+limits of a game hold then.
+
 How the model is reached is not known here: `complete` takes chat messages, and
 where it can the JSON schema of a verdict, and returns the text of the reply.
 """

@@ -120,6 +120,24 @@ def test_a_weak_model_cannot_be_won_by_injections():
       assert not any(step.info["success"] for step in steps)
 
 
+def test_a_reply_may_repeat_what_the_agent_said_and_no_other_secret():
+  task = generate.tasks(1, (2,), "train", 1)[0]
+  mine, other = (point.say for point in debate.of_task(task).points[:2])
+
+  async def run(*replies):
+    model = Model(*(said("Partly Disagree", reply) for reply in replies))
+    judge = judging.Judge(model.complete, 0)
+    gym = gyms.make("persuade", config.Gyms(levels=(2,)), judge)
+    await gym.reset(task, 0)
+    for argument in (mine, f"Because of the rain, I would say so: {mine}"):
+      step = await gym.step(types.Action("answer", argument))
+    return step.observation.text
+
+  assert asyncio.run(run(f"You say: {mine}", "Well.")) == "You said that."
+  with pytest.raises(types.FaultError, match="undisclosed"):
+    asyncio.run(run(f"You say: {other}"))
+
+
 def answer(messages):
   """Plays a user who is moved one stance by every argument."""
   (before,) = (

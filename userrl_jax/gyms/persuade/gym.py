@@ -167,7 +167,7 @@ class PersuadeGym(base.Gym):
         debate.Stance(state.stance), tuple(state.used), tuple(state.exchanges)
       )
       verdict = await self._user.respond(self._case, talk, argument)
-      self._check(verdict, state)
+      self._check(verdict, state, argument)
     return self._move(state, argument, verdict, flaw)
 
   def undisclosed(self) -> tuple[str, ...]:
@@ -225,7 +225,7 @@ class PersuadeGym(base.Gym):
       success=is_won,
     )
 
-  def _check(self, verdict: Any, state: State) -> None:
+  def _check(self, verdict: Any, state: State, argument: str) -> None:
     """Checks what a backend says; its words may hold a secret: none repeated.
 
     Raises:
@@ -250,7 +250,10 @@ class PersuadeGym(base.Gym):
     ):
       raise _unparsable("points must be of the case, and not used before")
     said = f"{verdict.reply} {verdict.worry}"
-    if any(secret and secret in said for secret in self.undisclosed()):
+    # What the agent has said itself may be repeated to it.
+    heard = "\n".join((argument, *(e.argument for e in state.exchanges)))
+    secrets = (text for text in self.undisclosed() if text not in heard)
+    if any(secret and secret in said for secret in secrets):
       raise _unparsable("a reply must not tell what is undisclosed")
 
 

@@ -2,8 +2,8 @@
 
 In: the secret and the agent's text. Out: a typed verdict, and nothing else, so
 no word of the model reaches the agent (law L8). Rules come before the model
-where they are sure: the very name is right, several names are wrong, and so is
-whatever does not name a thing of the gym's own world, whose names they know.
+where they are sure: the very name is right, several names are wrong, and in the
+gym's own world, whose names they know, so is what names nothing of it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -112,9 +112,7 @@ class PromptedUser:
       return True
     if not _key(guess) or names_several(guess, names):
       return False
-    if self._rules.knows(secret) and world.mentioned(guess) != (
-      secret["name"],
-    ):
+    if self._rules.knows(secret) and len(world.mentioned(guess)) != 1:
       return False
     values = _values(secret) | {"guess": judging.AgentText(guess)}
     verdict = await self._judge.verdict(

@@ -221,7 +221,7 @@ class PromptedUser:
       if kind == scenario.Kind.NO_WISH and not lexicon.topics(text):
         return scripted.NO  # rules know of nothing that it could repeat
       return await self._rules.reply(secret, kind, None, text)
-    told = f"{secret.opening} {preference.hint}".lower()
+    told = f"{secret.opening} {preference.hint} {text}".lower()
     hidden = [
       said.lower()
       for other in secret.preferences

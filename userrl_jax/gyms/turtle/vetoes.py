@@ -74,19 +74,20 @@ def most_points(tale: story.Story, text: str) -> int:
 
 
 def touches(tale: story.Story, text: str) -> bool:
-  """Returns whether a text has a word of the story that the scene has not.
+  """Returns whether a text has a word of the story, or may have one.
 
-  What is said in other words shares some with the story or with the patterns
-  that rules look for; a text that shares none is about something else.
+  Where there are patterns for rules, they hold other words for the same; a text
+  that shares none with them and none with the story is about something else.
   """
+  if not tale.facts:
+    return True
   known = [tale.bottom]
   for criterion in tale.criteria:
     known.append(criterion.statement)
     for pattern in (criterion.full, criterion.half):
       known += [" ".join(group) for group in pattern.groups] if pattern else ()
-  told = set(rules.tokens(f"{tale.title} {tale.surface}")) | _FUNCTION_WORDS
-  words = set(rules.tokens(" ".join(known))) - told
-  return not words.isdisjoint(rules.tokens(text))
+  told = set() if tale.exclusive else _stems(f"{tale.title} {tale.surface}")
+  return bool(_stems(text) & _stems(" ".join(known)) - told - _FUNCTION_WORDS)
 
 
 def with_negations(text: str) -> str:
@@ -95,3 +96,7 @@ def with_negations(text: str) -> str:
   Words of negation reach forward; in `she killed nobody` it must reach back.
   """
   return _NOBODY.sub(lambda m: f"not {m[1] or ''} {m[2]}", text)
+
+
+def _stems(text: str) -> set[str]:
+  return set(rules.tokens(text))
