@@ -12,7 +12,7 @@ from typing import Any
 
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
-from userrl_jax import gyms as gyms_lib
+from userrl_jax import gym_rules
 from userrl_jax import method_rules
 
 _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
@@ -181,7 +181,6 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
   rollout, engine, gyms, grpo = c.rollout, c.engine, c.gyms, c.grpo
   episode, stages = rollout.max_tokens_per_episode, set(c.stages)
   arms = c.comparison
-  untrained = [name for name in gyms_lib.GYMS if name not in gyms.names]
   rules: list[method_rules.Rule] = [
     (
       "model.preset",
@@ -265,11 +264,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       grpo.tasks_per_iteration <= gyms.num_train_tasks,
     ),
     *method_rules.rules(grpo, gyms.names, rollout.max_staleness),
-    (
-      "evaluation.held_out_gyms",
-      f"some of {', '.join(untrained)}: known gyms that are not in gyms.names",
-      set(c.evaluation.held_out_gyms) <= set(untrained),
-    ),
+    *gym_rules.rules(gyms, c.evaluation, c.stages),
     (
       "evaluation.num_tasks",
       f"at most gyms.num_test_tasks ({gyms.num_test_tasks})",

@@ -200,7 +200,7 @@ def corpus(
     async with (user or users.User(config.user)).opened() as judge:
       dialogues = []
       for i, task in enumerate(tasks):
-        for make in (canned_script, oracle):
+        for make in _speaking(task.gym, oracle):
           gym = gyms.make(task.gym, config.gyms, judge)
           rng = random.Random(f"corpus|{config.seed}|{task.id}")
           speaker = Speaker(make(task, rng))
@@ -211,6 +211,23 @@ def corpus(
       return await asyncio.gather(*dialogues)
 
   return [text for texts in asyncio.run(play_all()) for text in texts]
+
+
+def _speaking(gym: str, oracle: MakeScript) -> list[MakeScript]:
+  """Returns who can speak in a gym for the sake of the tokenizer.
+
+  Raises:
+    ValueError: when nobody can.
+  """
+  players = {"random_move": canned_script, "Oracle": oracle}
+  speaking = [make for part, make in players.items() if gyms.has(gym, part)]
+  if not speaking:
+    raise ValueError(
+      f"gym {gym!r} must have random_move or Oracle for the built-in "
+      "tokenizer, which is trained on their dialogues; give the class one, or "
+      "set tokenizer.folder"
+    )
+  return speaking
 
 
 async def _texts(

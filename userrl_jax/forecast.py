@@ -50,7 +50,7 @@ def calls(
 
 def _share_with_user(names: Sequence[str]) -> float:
   """Returns the share of gyms in which somebody answers."""
-  return sum(gyms.GYMS[name].Gym.has_user for name in names) / len(names)
+  return sum(map(gyms.has_user, names)) / len(names)
 
 
 def text(parts: assembly.Parts, plan: Sequence[stages.Stage]) -> str:

@@ -13,6 +13,7 @@ import math
 
 from userrl_jax import gyms
 from userrl_jax import types
+from userrl_jax.gyms import outside
 
 SUCCESS_SCORE = 1.0 - 1e-6  # an episode's score that counts as solved
 # Test tasks of each gym in the paper (Table 1): the weights of its average.
@@ -216,5 +217,5 @@ def ks(num_attempts: int) -> list[int]:
 
 
 def _has_user(gym: str) -> bool:
-  entry = gyms.GYMS.get(gym)
-  return entry is None or entry.Gym.has_user
+  is_known = gym in gyms.GYMS or outside.is_name(gym)
+  return not is_known or gyms.has_user(gym)

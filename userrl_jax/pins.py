@@ -17,6 +17,7 @@ from userrl_jax import assembly
 from userrl_jax import digests
 from userrl_jax import leaves
 from userrl_jax import types
+from userrl_jax.gyms import outside
 from userrl_jax.models import qwen3
 
 _PACKAGE = pathlib.Path(__file__).parent
@@ -87,9 +88,12 @@ def _task(task: types.Task) -> list[Any]:
 
 def _sources(gyms: Iterable[str]) -> list[str]:
   """Returns digests of the files in the rooms of gyms, and what they share."""
-  folders = [_PACKAGE / "gyms" / gym for gym in sorted(gyms)]
   files = [_PACKAGE / "gyms" / "judging.py"]
-  for folder in folders:
+  for gym in sorted(gyms):
+    if outside.is_name(gym):
+      files += outside.sources(gym, _SOURCES)
+      continue
+    folder = _PACKAGE / "gyms" / gym
     files += sorted(p for p in folder.rglob("*") if p.suffix in _SOURCES)
   return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
 

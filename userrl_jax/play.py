@@ -199,9 +199,9 @@ def _tasks(
 
 def _check_askable(names: Sequence[str]) -> None:
   """Refuses gyms in which nobody but rules can answer."""
-  askable = [n for n, g in gyms.GYMS.items() if hasattr(g, "prompted")]
+  askable = list(filter(gyms.can_be_asked, gyms.GYMS))
   for name in names:
-    if name not in askable:
+    if not gyms.can_be_asked(name):
       raise ValueError(
         f"a person can answer in {base.either(askable)}, got gym {name!r}; "
         "take the seat of the agent there (--seat=agent)"

@@ -2,13 +2,16 @@
 
 A gym is one folder and one line in GYMS. Its package has `Gym` (a `base.Gym`),
 `load_tasks(settings, split, seed)`, `Oracle(task, rng, noise, settings)` with
-`next_action(observations)`, `random_move(rng)` and `hacks(task)`. The suite in
-`contract.py` holds every gym to the same promises.
+`next_action(observations)`, `random_move(rng)` and `hacks(task)`. A gym outside
+the package is named `my_pkg.my_gym:MyGym` wherever a name stands; `outside.py`
+says what it has to have. The suite in `contract.py` holds every gym to the same
+promises.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import random
 from types import ModuleType
+from typing import Any
 
 from userrl_jax import config
 from userrl_jax import types
@@ -16,6 +19,7 @@ from userrl_jax.gyms import base
 from userrl_jax.gyms import function
 from userrl_jax.gyms import intention
 from userrl_jax.gyms import judging
+from userrl_jax.gyms import outside
 from userrl_jax.gyms import persuade
 from userrl_jax.gyms import search
 from userrl_jax.gyms import sources
@@ -55,7 +59,7 @@ def make(
   entry = _entry(name)
   if judge is None or not entry.Gym.has_user:
     return entry.Gym(settings)
-  if not hasattr(entry, "prompted"):
+  if not can_be_asked(name):
     raise ValueError(
       f"a model can answer in {base.either(_with_model())}, got gym {name!r}; "
       "set user.kind to scripted or leave that gym out"
@@ -102,30 +106,88 @@ def oracle(name: str) -> Callable[..., base.Oracle]:
   """Returns the demonstrator: `oracle(name)(task, rng, noise, settings)`.
 
   Raises:
-    ValueError: when there is no such gym.
+    ValueError: when there is no such gym, or it has none.
   """
-  return _entry(name).Oracle
+  return _part(name, "Oracle")
 
 
 def canned(name: str) -> Callable[[random.Random], types.Action]:
   """Returns the function that draws a random well-formed move.
 
   Raises:
-    ValueError: when there is no such gym.
+    ValueError: when there is no such gym, or it has none.
   """
-  return _entry(name).random_move
+  return _part(name, "random_move")
 
 
 def hacks(name: str) -> Callable[[types.Task], tuple[types.Action, ...]]:
   """Returns the function that lists moves that must score 0 on a task.
 
   Raises:
+    ValueError: when there is no such gym, or it has none.
+  """
+  return _part(name, "hacks")
+
+
+def information(
+  task: types.Task, turns: Sequence[types.Turn]
+) -> tuple[float | None, ...]:
+  """Returns the bits that each turn of an episode told; privileged.
+
+  Over which possibilities is said where a gym counts them, in its
+  `information.py`. None where nobody counts.
+
+  Args:
+    task: of the episode.
+    turns: of the episode, in order; not one may be left out.
+  """
+  entry = GYMS.get(task.gym)
+  if entry is None and outside.is_name(task.gym):
+    entry = outside.load(task.gym)
+  count = getattr(entry, "information", None)
+  return (None,) * len(turns) if count is None else tuple(count(task, turns))
+
+
+def has(name: str, part: str) -> bool:
+  """Returns whether a gym has a part that outside gyms may leave out.
+
+  Raises:
     ValueError: when there is no such gym.
   """
-  return _entry(name).hacks
+  return hasattr(_entry(name), part)
 
 
-def _entry(name: str) -> ModuleType:
+def has_user(name: str) -> bool:
+  """Returns whether someone answers in a gym who could be a model.
+
+  Raises:
+    ValueError: when there is no such gym.
+  """
+  return _entry(name).Gym.has_user
+
+
+def can_be_asked(name: str) -> bool:
+  """Returns whether a model or a person can answer in a gym.
+
+  Raises:
+    ValueError: when there is no such gym.
+  """
+  return has(name, "prompted")
+
+
+def _part(name: str, part: str) -> Any:
+  entry = _entry(name)
+  if not hasattr(entry, part):
+    raise ValueError(
+      f"gym {name!r} must have {part} for {outside.NEEDS[part]}; give the "
+      "class one, or leave out what needs it"
+    )
+  return getattr(entry, part)
+
+
+def _entry(name: str) -> Any:
+  if outside.is_name(name):
+    return outside.load(name)
   if name not in GYMS:
     raise ValueError(base.unknown("gym", name, GYMS))
   return GYMS[name]
