@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from userrl_jax import diagnostics
+from userrl_jax import gyms
 from userrl_jax import measures
 from userrl_jax import types
 
@@ -87,7 +88,8 @@ def trajectory_record(
   """Returns one transcript as JSON-able values, both sides of every turn.
 
   Nothing of `Task.secret` is in it. What gyms say about a turn (`info`) may be
-  privileged and stands under `privileged`, never among what the agent read.
+  privileged and stands under `privileged`, never among what the agent read; so
+  does `information_bits`, where a gym counts what each turn told.
 
   Args:
     trajectory: any.
@@ -95,7 +97,8 @@ def trajectory_record(
   """
   t = trajectory
   turns = []
-  for k, turn in enumerate(t.turns):
+  bits_K = gyms.information(t.task, t.turns)
+  for k, (turn, bits) in enumerate(zip(t.turns, bits_K, strict=True)):
     logprobs = t.logprobs_T[t.turn_ids_T == k]
     turns.append(
       {
@@ -108,7 +111,8 @@ def trajectory_record(
         "detail": turn.detail,
         "num_tokens": int(logprobs.size),
         "mean_logprob": _mean(logprobs) if logprobs.size else None,
-        "privileged": _jsonable(turn.info),
+        "privileged": _jsonable(turn.info)
+        | ({} if bits is None else {"information_bits": round(bits, 6)}),
       }
     )
   record = {

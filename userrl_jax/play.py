@@ -163,6 +163,9 @@ def _prepared(config: config_lib.Config, command: flags.Command) -> Sitting:
   )
   asyncio.run(user.check())
   if is_user:
+    script = gyms.canned if config.evaluation.agent == "canned" else gyms.oracle
+    for name in config.gyms.names:
+      script(name)  # refused now if a gym has none
     acting = Agents(
       config.evaluation.agent, functools.partial(_scripted, config), user
     )

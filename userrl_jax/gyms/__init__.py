@@ -135,7 +135,7 @@ def information(
   """Returns the bits that each turn of an episode told; privileged.
 
   Over which possibilities is said where a gym counts them, in its
-  `information.py`. None where nobody counts.
+  `gains.py`. None where nobody counts.
 
   Args:
     task: of the episode.

@@ -3,7 +3,9 @@
 A `Subject`, which is a gym with its tasks and players, comes in; each `check_*`
 returns nothing when the promise holds and raises `ContractError` when it does
 not. They know no test framework, so that tests, a command and the authors of
-outside gyms can all run them.
+outside gyms can all run them:
+
+  python -m userrl_jax.gyms.contract my_pkg.my_gym:MyGym
 """
 
 import asyncio
@@ -11,13 +13,14 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import math
-import random
 from typing import Any
 
 from userrl_jax import config
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax.gyms import base
+from userrl_jax.gyms import blocking
+from userrl_jax.gyms import subjects
 
 MAX_BRIEF_WORDS = 80
 CANNED_BAND = (0.02, 0.15)  # share of the maximum that thoughtless play earns
@@ -27,61 +30,55 @@ NO_TEXTS: tuple[Any, ...] = (None, 7, 1.5, True, [], {}, b"x")
 BAD_CONTENTS = ("", " ", "\n", "x" * 10_000, *NO_TEXTS)
 BAD_CHOICES = ("foo", "finish", "[answer]", "Action", "", "x" * 99, *NO_TEXTS)
 
-Player = Callable[[list[str]], types.Action]  # observations so far -> action
+Subject = subjects.Subject
+Record = subjects.Record
+Player = subjects.Player
+play = subjects.play
+play_async = subjects.play_async
 
 
 class ContractError(Exception):
   """A gym breaks a promise."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Subject:
-  """A gym under test."""
-
-  make: Callable[[], base.Gym]
-  tasks: Sequence[types.Task]
-  oracle: Callable[..., Any]  # (task, rng) -> player with next_action
-  random_move: Callable[[random.Random], types.Action]
-  hacks: Callable[[types.Task], Sequence[types.Action]]
-
-
-@dataclasses.dataclass
-class Record:
-  """One episode as it was played."""
-
-  texts: list[str]  # first message, then every observation
-  actions: list[types.Action]
-  steps: list[types.Step]
-
-  @property
-  def score(self) -> float:
-    return sum(step.reward for step in self.steps)
-
-
 def subject(
   name: str, settings: config.Gyms, tasks: Sequence[types.Task]
 ) -> Subject:
-  """Returns a registered gym as a subject."""
+  """Returns a gym as a subject, an outside one too.
+
+  Raises:
+    ValueError: when there is no such gym, or nothing can play it.
+  """
+  parts = ("Oracle", "random_move", "hacks")
+  getters = (gyms.oracle, gyms.canned, gyms.hacks)
   return Subject(
     lambda: gyms.make(name, settings),
     tasks,
-    gyms.oracle(name),
-    gyms.canned(name),
-    gyms.hacks(name),
+    *(
+      get(name) if gyms.has(name, part) else None
+      for part, get in zip(parts, getters)
+    ),
   )
 
 
 def check_all(
   name: str, settings: config.Gyms, tasks: Sequence[types.Task]
 ) -> None:
-  """Runs every check on a registered gym.
+  """Runs every check on a gym that has what it needs.
 
   Raises:
     ContractError: at the first broken promise.
   """
   under_test = subject(name, settings, tasks)
   for check in CHECKS:
-    check(under_test)
+    if not missing(check, under_test):
+      check(under_test)
+
+
+def missing(check: Callable[[Subject], None], subject: Subject) -> str:
+  """Returns the part that a check is about and the gym lacks, '' for none."""
+  part = _ABOUT.get(check, "")
+  return part if part and getattr(subject, part.lower()) is None else ""
 
 
 def check_lifecycle(subject: Subject) -> None:
@@ -107,7 +104,7 @@ def check_types(subject: Subject) -> None:
   """Checks the values of observations and steps, and their bounds."""
   for number, task in enumerate(subject.tasks):
     gym = subject.make()
-    record = play(gym, task, _thoughtless(subject, task, number))
+    record = play(gym, task, subjects.thoughtless(subject, task, number))
     max_turns = gym.settings.max_turns
     num_turns = len(record.steps)
     _expect(num_turns <= max_turns, f"{task.id}: more turns than allowed")
@@ -167,7 +164,8 @@ def check_determinism(subject: Subject) -> None:
   """Checks that an episode is a function of task, seed and actions."""
   for task in subject.tasks:
     first, second = (
-      play(subject.make(), task, _noisy(subject, task)) for _ in range(2)
+      play(subject.make(), task, subjects.noisy(subject, task))
+      for _ in range(2)
     )
     _expect(first == second, f"{task.id}: two equal episodes differ")
 
@@ -178,10 +176,12 @@ def check_concurrency(subject: Subject) -> None:
 
   async def together() -> list[Record]:
     return await asyncio.gather(
-      *(play_async(subject.make(), t, _noisy(subject, t)) for t in tasks)
+      *(
+        play_async(subject.make(), t, subjects.noisy(subject, t)) for t in tasks
+      )
     )
 
-  alone = [play(subject.make(), t, _noisy(subject, t)) for t in tasks]
+  alone = [play(subject.make(), t, subjects.noisy(subject, t)) for t in tasks]
   _expect(asyncio.run(together()) == alone, "episodes disturb each other")
 
 
@@ -189,7 +189,9 @@ def check_clone(subject: Subject) -> None:
   """Checks that a clone continues identically and apart, at every turn."""
 
   async def run(task: types.Task) -> None:
-    record = await play_async(subject.make(), task, _noisy(subject, task))
+    record = await play_async(
+      subject.make(), task, subjects.noisy(subject, task)
+    )
     actions = record.actions
     gym = subject.make()
     await gym.reset(task, 0)
@@ -246,6 +248,39 @@ def check_malformed(subject: Subject) -> None:
     asyncio.run(run(task))
 
 
+def check_blocking(subject: Subject) -> None:
+  """Checks that an episode makes no call that stops all others meanwhile."""
+  for number, task in enumerate(subject.tasks[:8]):
+    for player in (
+      subjects.noisy(subject, task),
+      subjects.thoughtless(subject, task, number),
+    ):
+      with blocking.watched() as calls:
+        play(subject.make(), task, player)
+      _expect(
+        not calls,
+        f"{task.id}: reset and step may not block the event loop, but call "
+        f"{', '.join(sorted(set(calls)))}; await an async function instead, or "
+        "asyncio.to_thread",
+      )
+
+
+def check_information(subject: Subject) -> None:
+  """Checks the bits that turns tell: one number a turn, or None of all."""
+  for task in subject.tasks:
+    record = play(subject.make(), task, subjects.noisy(subject, task))
+    turns = subjects.turns(record)
+    bits = gyms.information(task, turns)
+    _expect(len(bits) == len(turns), f"{task.id}: bits for every turn")
+    if any(b is None for b in bits):
+      _expect(not any(bits), f"{task.id}: bits of all turns or of none")
+      continue
+    _expect(
+      all(b is not None and 0 <= b < math.inf for b in bits),
+      f"{task.id}: bits are 0 or more, got {bits}",
+    )
+
+
 def check_secrets(subject: Subject) -> None:
   """Checks that nothing undisclosed is shown, in prompts or play (law L8)."""
 
@@ -265,20 +300,22 @@ def check_secrets(subject: Subject) -> None:
     return gym.state.num_turns
 
   for number, task in enumerate(subject.tasks):
-    oracle = subject.oracle(task, base.episode_rng(task.id, number))
-    asyncio.run(run(task, oracle.next_action))
-    asyncio.run(run(task, _noisy(subject, task)))
-    asyncio.run(run(task, _thoughtless(subject, task, number)))
-    hacks = list(subject.hacks(task))
+    if subject.oracle is not None:
+      oracle = subject.oracle(task, base.episode_rng(task.id, number))
+      asyncio.run(run(task, oracle.next_action))
+    asyncio.run(run(task, subjects.noisy(subject, task)))
+    asyncio.run(run(task, subjects.thoughtless(subject, task, number)))
+    hacks = list(subject.hacks(task)) if subject.hacks is not None else []
     while hacks:  # as many a game as it lasts
-      del hacks[: asyncio.run(run(task, _scripted(hacks)))]
+      del hacks[: asyncio.run(run(task, subjects.scripted(hacks)))]
 
 
 def check_hacks(subject: Subject) -> None:
   """Checks that no move that plays for the reward alone is paid."""
+  assert subject.hacks is not None
   for task in subject.tasks:
     for hack in subject.hacks(task):
-      record = play(subject.make(), task, _scripted([hack]))
+      record = play(subject.make(), task, subjects.scripted([hack]))
       _expect(record.score == 0, f"{task.id}: {hack!r:.200} pays")
       _expect(
         not any(step.info["success"] for step in record.steps),
@@ -288,6 +325,7 @@ def check_hacks(subject: Subject) -> None:
 
 def check_oracle(subject: Subject) -> None:
   """Checks that the demonstrator reaches the best score on every task."""
+  assert subject.oracle is not None
   for number, task in enumerate(subject.tasks):
     player = subject.oracle(task, base.episode_rng(task.id, number))
     gym = subject.make()
@@ -306,7 +344,7 @@ def check_canned_band(subject: Subject, num_episodes: int = 2000) -> None:
   score = 0.0
   for number in range(num_episodes):
     task = subject.tasks[number % len(subject.tasks)]
-    player = _thoughtless(subject, task, number)
+    player = subjects.thoughtless(subject, task, number)
     gym = subject.make()
     score += play(gym, task, player).score / gym.max_score / num_episodes
   low, high = CANNED_BAND
@@ -325,54 +363,19 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
   check_concurrency,
   check_clone,
   check_malformed,
+  check_blocking,
+  check_information,
   check_secrets,
   check_hacks,
   check_oracle,
   check_canned_band,
 )
-
-
-def play(
-  gym: base.Gym, task: types.Task, player: Player, seed: int = 0
-) -> Record:
-  """Plays one episode to its end."""
-  return asyncio.run(play_async(gym, task, player, seed))
-
-
-async def play_async(
-  gym: base.Gym, task: types.Task, player: Player, seed: int = 0
-) -> Record:
-  """Plays one episode to its end on the running event loop."""
-  record = Record([(await gym.reset(task, seed)).text], [], [])
-  while not gym.state.is_over:
-    record.actions.append(player(record.texts))
-    record.steps.append(await gym.step(record.actions[-1]))
-    record.texts.append(record.steps[-1].observation.text)
-  return record
-
-
-def _noisy(subject: Subject, task: types.Task) -> Player:
-  """Returns a player of turns by the oracle and at random, always the same."""
-  rng = base.episode_rng(task.id, 1)
-  oracle = subject.oracle(task, rng)
-
-  def player(observations: list[str]) -> types.Action:
-    if rng.random() < 0.4:
-      return subject.random_move(rng)
-    return oracle.next_action(observations)
-
-  return player
-
-
-def _thoughtless(subject: Subject, task: types.Task, seed: int) -> Player:
-  """Returns a player of random moves."""
-  rng = base.episode_rng(task.id, seed)
-  return lambda observations: subject.random_move(rng)
-
-
-def _scripted(moves: Sequence[types.Action]) -> Player:
-  """Returns a player of these moves, the last one over and over."""
-  return lambda observations: moves[min(len(observations), len(moves)) - 1]
+# Checks that only a gym with the part can fail or pass.
+_ABOUT: dict[Callable[[Subject], None], str] = {
+  check_hacks: "hacks",
+  check_oracle: "Oracle",
+  check_canned_band: "random_move",
+}
 
 
 def _scan(gym: base.Gym, texts: Sequence[str]) -> None:
@@ -394,3 +397,9 @@ async def _raises(kind: type[Exception], call: Any, what: str) -> None:
 def _expect(holds: bool, promise: str) -> None:
   if not holds:
     raise ContractError(promise)
+
+
+if __name__ == "__main__":
+  from userrl_jax.gyms import contract_command
+
+  contract_command.run()

@@ -9,6 +9,7 @@ from userrl_jax import config
 from userrl_jax import types
 from userrl_jax.gyms import sources
 from userrl_jax.gyms.function import canned
+from userrl_jax.gyms.function import gains
 from userrl_jax.gyms.function import generate
 from userrl_jax.gyms.function import gym
 from userrl_jax.gyms.function import oracle
@@ -18,6 +19,7 @@ Gym = gym.FunctionGym
 Oracle = oracle.Oracle
 random_move = canned.random_move
 hacks = canned.hacks
+information = gains.information
 
 
 def load_tasks(

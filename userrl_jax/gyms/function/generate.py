@@ -10,6 +10,7 @@ other split, under whatever names of variables.
 
 from collections.abc import Iterator, Sequence
 import functools
+import itertools
 import json
 import random
 
@@ -87,6 +88,17 @@ def split_of(key: str) -> str:
 def is_level_1(key: str) -> bool:
   """Returns whether a structure is one of the nine of level 1."""
   return key in _level_1_keys()
+
+
+def level_1_rules() -> list[str]:
+  """Returns every form of level 1 under every renaming, some alike."""
+  texts = []
+  for form, names in itertools.product(
+    LEVEL_1_FORMS, itertools.permutations(expression.VARIABLES)
+  ):
+    text = _sum_text([(term[0], term[1:]) for term in form])
+    texts.append(text.translate(str.maketrans("abcd", "".join(names))))
+  return texts
 
 
 def pack() -> list[dict]:

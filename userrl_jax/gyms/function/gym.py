@@ -181,8 +181,7 @@ class FunctionGym(base.Gym):
   def _answer(self, state: State, content: str) -> tuple[State, base.Reply]:
     if not _ANSWER.fullmatch(content) or re.search(r"/0+$", content):
       return state, base.malformed(_ANSWER_HINT)
-    error = abs(fractions.Fraction(content) - self._value)
-    if error <= TOLERANCE * max(1, abs(self._value)):
+    if is_right(content, self._value):
       reply = base.Reply(
         "Correct.", "correct", REWARD_CORRECT, terminated=True, success=True
       )
@@ -192,6 +191,12 @@ class FunctionGym(base.Gym):
     is_last = num_wrong == self.settings.function.answer_limit
     text = "Wrong. No answers left." if is_last else "Wrong."
     return state, base.Reply(text, "wrong", terminated=is_last)
+
+
+def is_right(answer: str, value: expression.Number) -> bool:
+  """Returns whether an answer, one number, is near enough to a value."""
+  error = abs(fractions.Fraction(answer) - value)
+  return error <= TOLERANCE * max(1, abs(value))
 
 
 def show(value: expression.Number) -> str:

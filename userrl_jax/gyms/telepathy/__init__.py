@@ -9,6 +9,7 @@ from userrl_jax import config
 from userrl_jax import types
 from userrl_jax.gyms import sources
 from userrl_jax.gyms.telepathy import canned
+from userrl_jax.gyms.telepathy import gains
 from userrl_jax.gyms.telepathy import generate
 from userrl_jax.gyms.telepathy import gym
 from userrl_jax.gyms.telepathy import oracle
@@ -19,6 +20,7 @@ Gym = gym.TelepathyGym
 Oracle = oracle.Oracle
 random_move = canned.random_move
 hacks = canned.hacks
+information = gains.information
 
 
 def load_tasks(

@@ -60,7 +60,8 @@ Example: {{"choice": "action", "content": "Is it big?"}}
 Example: {{"choice": "answer", "content": "kite"}}"""
 
 _NAMING = " A question that names a thing is a guess, too: it never wins."
-_LOST = "No guesses left."
+RIGHT = "Correct."  # the reply to the right guess
+LOST = "No guesses left."  # ends the reply to the last wrong one
 _NO_NAME = re.compile(r"[{}\[\]<>\x00-\x1f\x7f]")
 _GUESS_HINT = "answer is one name, like kite"
 
@@ -183,7 +184,7 @@ class TelepathyGym(base.Gym):
     if is_right:
       state = dataclasses.replace(state, knows_name=True)
       reply = base.Reply(
-        "Correct.", "right", REWARD_RIGHT, terminated=True, success=True
+        RIGHT, "right", REWARD_RIGHT, terminated=True, success=True
       )
       return state, reply
     return self._wrong(state, "Wrong.")
@@ -193,7 +194,7 @@ class TelepathyGym(base.Gym):
     num_wrong = state.num_wrong_guesses + 1
     state = dataclasses.replace(state, num_wrong_guesses=num_wrong)
     is_last = num_wrong == self.settings.telepathy.guess_limit
-    text = f"{text} {_LOST}" if is_last else text
+    text = f"{text} {LOST}" if is_last else text
     return state, base.Reply(text, "wrong", terminated=is_last)
 
   def _is_wrong_guess(self, question: str) -> bool:

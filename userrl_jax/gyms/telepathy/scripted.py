@@ -31,7 +31,7 @@ class ScriptedUser:
     self, secret: Mapping[str, Any], question: str
   ) -> world.Verdict:
     """Returns the verdict of the world on a question."""
-    return _verdict(secret["name"], question)
+    return verdict(secret["name"], question)
 
   async def is_right(self, secret: Mapping[str, Any], guess: str) -> bool:
     """Returns whether a guess is the name of the secret and nothing more."""
@@ -39,7 +39,8 @@ class ScriptedUser:
 
 
 @functools.lru_cache(8192)
-def _verdict(name: str, question: str) -> world.Verdict:
+def verdict(name: str, question: str) -> world.Verdict:
+  """Returns what the world says to a question about the thing of a name."""
   hits = world.lexicon().hits(rules.without_polite_not(question))
   if not hits:
     return world.Verdict.MAYBE
