@@ -1,21 +1,22 @@
 """Notices calls that block the event loop: sleeping, waiting, asking, running.
 
 A gym that blocks stops every other episode of its process for as long. Python
-announces such calls itself (PEP 578 audit events), so nothing is measured and
-a busy machine changes nothing. What is awaited, and what runs in another
-thread, is not noticed.
+announces such calls itself (PEP 578 audit events; `time.sleep` is replaced
+meanwhile, as not every version announces it), so nothing is measured and a busy
+machine changes nothing. What is awaited, and what runs in another thread, is
+not noticed.
 """
 
 from collections.abc import Iterator
 import contextlib
 import sys
 import threading
+import time
 from typing import Any
 
 # Audit events -> what a person calls them. Connecting is only noticed where
 # the socket waits for it; asyncio's sockets do not.
 _BLOCKING = {
-  "time.sleep": "time.sleep",
   "builtins.input": "input",
   "os.system": "os.system",
   "subprocess.Popen": "subprocess",
@@ -37,18 +38,29 @@ def watched() -> Iterator[list[str]]:
     _hooked.append(True)
   calls: list[str] = []
   _watches[threading.get_ident()] = calls
+  sleep = time.sleep
+
+  def noticed(seconds: float) -> None:
+    _note("time.sleep")
+    sleep(seconds)
+
+  time.sleep = noticed
   try:
     yield calls
   finally:
+    time.sleep = sleep
     del _watches[threading.get_ident()]
 
 
 def _notice(event: str, arguments: tuple[Any, ...]) -> None:
   if not _watches or event not in _BLOCKING:
     return
-  calls = _watches.get(threading.get_ident())
-  if calls is None:
-    return
   if event == "socket.connect" and arguments[0].gettimeout() == 0:
     return
-  calls.append(_BLOCKING[event])
+  _note(_BLOCKING[event])
+
+
+def _note(name: str) -> None:
+  calls = _watches.get(threading.get_ident())
+  if calls is not None:
+    calls.append(name)
