@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -125,6 +126,8 @@ class ToyGym(base.Gym):
       return state, base.Reply("Yes.", "right", 1.0, True, True)
     if self.flaw == "leaks":
       return state, base.Reply(f"No, not like {self.word}.", "wrong")
+    if self.flaw == "blocks":
+      time.sleep(0)
     if self.flaw == "random":
       return state, base.Reply(f"No {random.random()}.", "wrong")
     if self.flaw == "shared":
@@ -190,6 +193,7 @@ def test_a_sound_gym_passes(check):
     ("random", contract.check_concurrency),
     ("shared", contract.check_clone),
     ("pays", contract.check_hacks),
+    ("blocks", contract.check_blocking),
     ("raises", contract.check_malformed),
     ("no hint", contract.check_malformed),
     ("integer", contract.check_types),
@@ -223,6 +227,22 @@ def test_a_leak_report_does_not_spread_the_leak():
   with pytest.raises(contract.ContractError) as caught:
     contract.check_secrets(toy("leaks"))
   assert "word0" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", ["oracle", "random_move"])
+def test_a_gym_with_one_player_is_checked_as_far_as_it_goes(kept):
+  parts = dict.fromkeys(("oracle", "random_move", "hacks"), None)
+  part = dataclasses.replace(
+    toy(""), **parts | {kept: getattr(toy(""), kept)}
+  )
+  left_out = {c.__name__: contract.missing(c, part) for c in contract.CHECKS}
+  assert left_out["check_hacks"] == "hacks"
+  assert left_out["check_oracle"] == ("" if kept == "oracle" else "Oracle")
+  for check in contract.CHECKS:
+    if not left_out[check.__name__]:
+      check(part)
+  with pytest.raises(ValueError, match="Oracle or random_move"):
+    dataclasses.replace(part, **parts)
 
 
 def test_lifecycle_check_can_fail():
