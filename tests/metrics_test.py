@@ -1,6 +1,8 @@
 """Numbers by hand, transcripts without secrets, files that survive a kill."""
 
+import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -187,6 +189,24 @@ def test_record_has_both_sides_and_no_secret():
   assert record["num_tokens"] == trajectory.token_ids_T.size
   assert record["num_sampled"] == 6
   assert "stream" not in record
+
+
+def test_what_turns_told_is_privileged():
+  """By hand: f(1, 0, 0, 0) = 1 leaves 20 of the 57 rules of level 1."""
+  played = make_trajectory([make_turn(0.0)] * 2)
+  asked = types.Action("action", "1 0 0 0")
+  secret = {"rule": "a + b - c + d", "test_case": (2, 5, 1, 3)}
+  trajectory = dataclasses.replace(
+    played,
+    task=dataclasses.replace(played.task, level=1, secret=types.Secret(secret)),
+    turns=tuple(dataclasses.replace(t, action=asked) for t in played.turns),
+  )
+  record = metrics.trajectory_record(trajectory)
+  told = [t["privileged"]["information_bits"] for t in record["turns"]]
+  assert told == pytest.approx([math.log2(57 / 20), 0], abs=1e-6)
+  for turn in record["turns"]:
+    del turn["privileged"]
+  assert "bits" not in json.dumps(record)
 
 
 def test_record_with_a_tokenizer_shows_the_stream():

@@ -232,9 +232,7 @@ def test_a_leak_report_does_not_spread_the_leak():
 @pytest.mark.parametrize("kept", ["oracle", "random_move"])
 def test_a_gym_with_one_player_is_checked_as_far_as_it_goes(kept):
   parts = dict.fromkeys(("oracle", "random_move", "hacks"), None)
-  part = dataclasses.replace(
-    toy(""), **parts | {kept: getattr(toy(""), kept)}
-  )
+  part = dataclasses.replace(toy(""), **parts | {kept: getattr(toy(""), kept)})
   left_out = {c.__name__: contract.missing(c, part) for c in contract.CHECKS}
   assert left_out["check_hacks"] == "hacks"
   assert left_out["check_oracle"] == ("" if kept == "oracle" else "Oracle")

@@ -141,7 +141,7 @@ def information(
     task: of the episode.
     turns: of the episode, in order; not one may be left out.
   """
-  entry = GYMS.get(task.gym)
+  entry: Any = GYMS.get(task.gym)
   if entry is None and outside.is_name(task.gym):
     entry = outside.load(task.gym)
   count = getattr(entry, "information", None)

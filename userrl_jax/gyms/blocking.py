@@ -40,7 +40,7 @@ def watched() -> Iterator[list[str]]:
   _watches[threading.get_ident()] = calls
   sleep = time.sleep
 
-  def noticed(seconds: float) -> None:
+  def noticed(seconds: Any) -> None:
     _note("time.sleep")
     sleep(seconds)
 

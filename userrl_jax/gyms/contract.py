@@ -49,15 +49,16 @@ def subject(
   Raises:
     ValueError: when there is no such gym, or nothing can play it.
   """
-  parts = ("Oracle", "random_move", "hacks")
-  getters = (gyms.oracle, gyms.canned, gyms.hacks)
+
+  def there(part: str, get: Callable[[str], Any]) -> Any:
+    return get(name) if gyms.has(name, part) else None
+
   return Subject(
     lambda: gyms.make(name, settings),
     tasks,
-    *(
-      get(name) if gyms.has(name, part) else None
-      for part, get in zip(parts, getters)
-    ),
+    there("Oracle", gyms.oracle),
+    there("random_move", gyms.canned),
+    there("hacks", gyms.hacks),
   )
 
 

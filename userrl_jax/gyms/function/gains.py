@@ -72,7 +72,7 @@ def possible(task: types.Task) -> list[expression.Expression] | None:
   None when they are not counted, or the task's own is none of them.
   """
   secret = task.secret.reveal()
-  if task.level not in LEVELS or "rule" not in secret:
+  if task.level not in LEVELS or not {"rule", "test_case"} <= secret.keys():
     return None
   known = rules(task.level)
   if expression.function_key(secret["rule"]) not in known:
