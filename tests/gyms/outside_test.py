@@ -317,6 +317,14 @@ def test_a_broken_promise_is_told(variant, capsys, lines, check, why):
   assert why in line
 
 
+@pytest.mark.parametrize("name", gyms.GYMS)
+def test_splits_of_our_own_gyms_share_nothing(name):
+  settings = config_lib.Gyms(
+    levels=(1, 2, 3), num_train_tasks=90, num_test_tasks=30
+  )
+  contract_command.check_splits(name, settings, seed=0)
+
+
 def test_parts_that_are_missing_are_left_out(variant, capsys):
   name = variant("""
     Oracle = hacks = None
