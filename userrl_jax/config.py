@@ -219,12 +219,16 @@ class Base:
 
 @dataclasses.dataclass
 class ColdStart:
-  """Supervised fine-tuning on ranked oracle demonstrations."""
+  """Supervised fine-tuning on ranked demonstrations."""
 
+  # What is imitated: oracle (its play, made here), or dialogues of a .jsonl
+  # file (ours), a .json file (ShareGPT) or a folder of them.
+  source: str = "oracle"
   num_steps: int = 200
   num_tasks: int = 0  # training tasks that are demonstrated; 0 is all
   num_tries: int = 2  # demonstrations made a task
   top_k: int = 1  # of them kept, best first
+  min_score: float = 0.0  # those with less are left out; 0 earned something
   noise: float = 0.15  # share of turns with a random canned move
   episodes_per_step: int = 64
   optimizer: Optimizer = dataclasses.field(

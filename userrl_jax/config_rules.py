@@ -123,6 +123,7 @@ _NUMBERS = {
   "Base.num_copies": _NOT_NEGATIVE,
   "ColdStart.num_tasks": _NOT_NEGATIVE,
   "ColdStart.noise": _SHARE,
+  "ColdStart.min_score": _SHARE,
   "Grpo.clip_low": _BELOW_ONE,
   "Grpo.kl_coef": _NOT_NEGATIVE,
   "Grpo.entropy_coef": _NOT_NEGATIVE,

@@ -162,13 +162,26 @@ def ranked(
     iteration=-2,
     user=user,
   )
-  best = [t for g in groups for t in rank(g, config.cold_start.top_k)]
+  c = config.cold_start
+  best = [t for g in groups for t in rank(g, c.top_k, c.min_score)]
   return best + _invalid(groups)
 
 
-def rank(group: types.Group, top_k: int) -> list[types.Trajectory]:
-  """Returns the best `top_k` valid attempts that earned a reward."""
-  good = [t for t in group.trajectories if t.is_valid and t.reward > 0]
+def rank(
+  group: types.Group, top_k: int, min_score: float = 0.0
+) -> list[types.Trajectory]:
+  """Returns the best `top_k` valid attempts that earned a reward.
+
+  Args:
+    group: attempts at a task.
+    top_k: at most so many.
+    min_score: those with less are left out, too.
+  """
+  good = [
+    t
+    for t in group.trajectories
+    if t.is_valid and t.reward > 0 and t.score >= min_score
+  ]
   return sorted(good, key=lambda t: (-t.reward, len(t.turns)))[:top_k]
 
 

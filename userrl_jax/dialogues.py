@@ -19,6 +19,7 @@ import pathlib
 
 import numpy as np
 
+from userrl_jax import imported
 from userrl_jax import types
 
 _ARRAYS = (
@@ -36,14 +37,14 @@ _ARRAYS = (
 def kept(
   path: pathlib.Path,
   make: Callable[[], Sequence[types.Trajectory]],
-  tasks: Sequence[types.Task],
+  tasks: Sequence[types.Task] | None,
 ) -> list[types.Trajectory]:
   """Returns the dialogues of a file, which are made when it is not there.
 
   Args:
     path: of the file; it appears when it is complete.
     make: makes them, at least one; invalid ones are left out and counted.
-    tasks: all that they may be of.
+    tasks: all that they may be of; None where they are imported, of any.
 
   Returns:
     What is read from the file, so that it is the same when it was just made.
@@ -102,8 +103,11 @@ def _write(
 
 
 def _trajectories(
-  arrays: Mapping[str, np.ndarray], tasks: Sequence[types.Task]
+  arrays: Mapping[str, np.ndarray], tasks: Sequence[types.Task] | None
 ) -> list[types.Trajectory]:
+  if tasks is None:
+    names = zip(arrays["gyms"].tolist(), arrays["tasks"].tolist())
+    tasks = [imported.unplayable(*name) for name in names]
   known = {(task.gym, task.id): task for task in tasks}
   token_ids = _cut(arrays["token_ids"], arrays["num_tokens"])
   turn_ids = _cut(arrays["turn_ids"], arrays["num_tokens"])

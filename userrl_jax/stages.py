@@ -17,12 +17,17 @@ from userrl_jax import config as config_lib
 from userrl_jax import data
 from userrl_jax import demonstrate
 from userrl_jax import dialogues
+from userrl_jax import exchange
 from userrl_jax import flags
+from userrl_jax import imported
+from userrl_jax import types
 from userrl_jax.learning import batching
 from userrl_jax.learning import imitation
 from userrl_jax.learning import iterations
 from userrl_jax.learning import learner
 from userrl_jax.models import qwen3
+
+_ORACLE = "oracle"  # of cold_start.source: what is no path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +148,10 @@ def beside(parts: assembly.Parts, stage: Stage) -> dict[str, Any]:
 def stream(parts: assembly.Parts, stage: Stage) -> data.Stream[Any]:
   """Returns the stream that a stage learns from: of tasks, or of dialogues.
 
-  Dialogues are made on first use and kept in the run's folder.
+  Dialogues are made, or imported, on first use and kept in the run's folder.
 
   Raises:
-    ValueError: when there are too few for a step, or their file is damaged.
+    ValueError: when there are too few for a step, or a file is damaged.
   """
   if not stage.dialogues:
     return data.task_stream(parts.tasks, stage.per_step, stage.seed)
@@ -154,7 +159,13 @@ def stream(parts: assembly.Parts, stage: Stage) -> data.Stream[Any]:
     data.trajectory_stream, per_step=stage.per_step, seed=stage.seed
   )
 
+  is_imported = _is_imported(parts, stage)
+
   def make():
+    if is_imported:
+      made = _imported(parts)
+      of_dialogues(made)
+      return made
     make_all = {"base": demonstrate.canned, "cold_start": demonstrate.ranked}
     made = make_all[stage.dialogues](
       parts.config, parts.tasks, parts.chat, parts.episodes, parts.user
@@ -164,7 +175,8 @@ def stream(parts: assembly.Parts, stage: Stage) -> data.Stream[Any]:
     return made
 
   path = dialogues_path(parts, stage)
-  return of_dialogues(dialogues.kept(path, make, parts.tasks))
+  tasks = None if is_imported else parts.tasks
+  return of_dialogues(dialogues.kept(path, make, tasks))
 
 
 def dialogues_path(parts: assembly.Parts, stage: Stage) -> pathlib.Path:
@@ -196,7 +208,34 @@ def _settings(parts: assembly.Parts, stage: Stage) -> learner.Settings:
   return learner.Settings(grpo, c.packing, c.rollout.temperature)
 
 
+def _is_imported(parts: assembly.Parts, stage: Stage) -> bool:
+  source = parts.config.cold_start.source
+  return stage.dialogues == "cold_start" and source != _ORACLE
+
+
+def _imported(parts: assembly.Parts) -> list[types.Trajectory]:
+  """Returns what the cold start imitates of a file; says what it left out.
+
+  Raises:
+    ValueError: when a record is not what it must be.
+  """
+  c = parts.config
+  made, report = imported.select(
+    exchange.read(pathlib.Path(c.cold_start.source).expanduser()),
+    parts.chat,
+    c.rollout.max_tokens_per_episode,
+    held_out_gyms=c.evaluation.held_out_gyms,
+    min_score=c.cold_start.min_score,
+  )
+  print(f"cold_start.source {c.cold_start.source}: {report}")
+  return made
+
+
 def _check_count(parts: assembly.Parts, stage: Stage) -> None:
+  if _is_imported(parts, stage):
+    if not dialogues_path(parts, stage).exists():  # read now, not in an hour
+      exchange.read(pathlib.Path(parts.config.cold_start.source).expanduser())
+    return
   c, num_tasks = parts.config, len(parts.tasks)
   field, limit, what = {
     "base": (

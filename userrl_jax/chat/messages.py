@@ -78,6 +78,27 @@ def to_openai(turn: turns.Turn, id_prefix: str = "call_") -> dict[str, Any]:
   return message
 
 
+def dialogue_to_openai(messages: Sequence[Message]) -> list[dict[str, Any]]:
+  """Writes a dialogue as the `messages` of a request; contents are texts.
+
+  Calls get ids that are theirs alone; the tool responses after them take those,
+  in order. A response to no call has none.
+  """
+  raw: list[dict[str, Any]] = []
+  waiting: list[str] = []
+  for number, message in enumerate(messages):
+    if message.role == "assistant":
+      turn = turns.Turn(message.thought, message.text, message.calls)
+      raw.append(to_openai(turn, f"call_{number}_"))
+      raw[-1]["content"] = raw[-1]["content"] or ""
+      waiting = [call["id"] for call in raw[-1].get("tool_calls", ())]
+      continue
+    raw.append({"role": message.role, "content": message.text})
+    if message.role == "tool" and waiting:
+      raw[-1]["tool_call_id"] = waiting.pop(0)
+  return raw
+
+
 _SYNONYMS = {"developer": "system"}  # newer clients' word
 
 

@@ -207,6 +207,16 @@ class Chat:
     return ids
 
 
+def turn_text(
+  text: str = "", thought: str = "", calls: Sequence[turns.Call] = ()
+) -> str:
+  """Writes an assistant turn as text, in which special strings are markers.
+
+  `turns.read` reads it back.
+  """
+  return "".join(_turn_parts(text, thought, calls))
+
+
 def prompt_phrases(
   profile: str, system: str, choices: Sequence[str]
 ) -> list[str]:
