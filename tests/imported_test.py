@@ -42,7 +42,7 @@ def dialogue(**changes):
 def test_what_was_played_comes_back_id_by_id(tokenizer, profile, tmp_path):
   c = config_lib.Config()
   c.rollout.max_tokens_per_episode = 4096
-  c.cold_start.noise, c.cold_start.num_tries = 0.1, 3
+  c.cold_start.noise = 0.0
   c.gyms.names = ("function", "telepathy", "travel")
   c.chat.profile = profile
   chat = chat_lib.Chat(tokenizer, profile)
@@ -61,7 +61,7 @@ def test_what_was_played_comes_back_id_by_id(tokenizer, profile, tmp_path):
     exchange.write(tmp_path / name, written)
     read = exchange.read(tmp_path / name)
     again, report = imported.select(read, chat, 4096)
-    assert len(again) == len(played) == report.num_read >= 10
+    assert len(again) == len(played) == report.num_read >= 9
     for one, other in zip(again, played, strict=True):
       assert one.token_ids_T.tolist() == other.token_ids_T.tolist()
       assert one.turn_ids_T.tolist() == other.turn_ids_T.tolist()

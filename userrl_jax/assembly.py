@@ -95,7 +95,14 @@ def build(config: config_lib.Config) -> Parts:
   mesh = sharding.make_mesh(config.mesh)
   sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
   user = users.User(
-    config.user, config.judge, config.budget, config.recording, folder
+    config.user,
+    config.judge,
+    config.budget,
+    config.recording,
+    folder,
+    agent=users.agent_settings(
+      config.user, config.agent, config.evaluation, config.rollout
+    ),
   )
   asyncio.run(user.check())
   tasks = load_tasks(config, "train")
@@ -156,7 +163,8 @@ def build(config: config_lib.Config) -> Parts:
 
 def has_begun(folder: pathlib.Path) -> bool:
   """Returns whether a folder holds work of a run, not only its preparation."""
-  return any((folder / n).exists() for n in ("metrics.jsonl", "evaluations"))
+  names = ("metrics.jsonl", "evaluations", "episodes")
+  return any((folder / name).exists() for name in names)
 
 
 def load_tasks(config: config_lib.Config, split: str) -> list[types.Task]:

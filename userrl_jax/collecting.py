@@ -30,6 +30,7 @@ from userrl_jax import flags
 from userrl_jax import gyms
 from userrl_jax import recorder
 from userrl_jax import types
+from userrl_jax.agents import endpoint
 from userrl_jax.agents import policy
 from userrl_jax.agents import scripted
 from userrl_jax.gyms import judging
@@ -93,6 +94,43 @@ def play_scripted(
       parts.chat,
       parts.config.rollout.max_tokens_per_episode,
     )
+
+  return _play_apart(parts, make_agent, tasks, group_size, iteration, kept)
+
+
+def play_endpoint(
+  parts: assembly.Parts,
+  tasks: Sequence[types.Task],
+  group_size: int,
+  iteration: int,
+  kept: collect.Kept | None = None,
+) -> list[types.Group]:
+  """Lets the model of section agent play as `play` lets the policy.
+
+  Raises:
+    SystemExit: as `play` does.
+  """
+
+  def make_agent(task, member, seed):
+    return endpoint.EndpointAgent(
+      parts.user.agent,
+      parts.chat,
+      parts.config.rollout,
+      parts.config.agent.tools,
+    )
+
+  return _play_apart(parts, make_agent, tasks, group_size, iteration, kept)
+
+
+def _play_apart(
+  parts: assembly.Parts,
+  make_agent: collect.MakeAgent,
+  tasks: Sequence[types.Task],
+  group_size: int,
+  iteration: int,
+  kept: collect.Kept | None,
+) -> list[types.Group]:
+  """Plays with agents that need no engine."""
 
   async def open_and_play() -> list[types.Group]:
     async with parts.user.opened() as judge:

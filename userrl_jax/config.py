@@ -116,6 +116,25 @@ class Judge:
 
 
 @dataclasses.dataclass
+class Agent:
+  """A model behind an endpoint that plays, as evaluation.agent=endpoint.
+
+  What has no field is as in section user; its temperature is evaluation's, and
+  the tokens of its turns are rollout's.
+  """
+
+  model: str = ""  # the name that the endpoint knows it by
+  base_url: str = ""  # empty: that of the user
+  api_key_env: str = ""  # variable of the environment; empty: that of the user
+  timeout_s: float = 60.0  # one request
+  # Tools go with the request, and calls come back as such; False writes both
+  # as text, for endpoints that know none.
+  tools: bool = True
+  usd_per_million_in: float = 0.0  # price of tokens that the model reads
+  usd_per_million_out: float = 0.0  # and of those that it writes
+
+
+@dataclasses.dataclass
 class Recording:
   """Answers of endpoints, kept so that a run can be played again offline."""
 
@@ -286,7 +305,9 @@ class Comparison:
 class Evaluation:
   """Measuring on held-out tasks."""
 
-  agent: str = "policy"  # who plays: policy, oracle or canned (random moves)
+  # Who plays: policy, oracle, canned (random moves), or endpoint (a model that
+  # section agent names).
+  agent: str = "policy"
   splits: tuple[str, ...] = ("test",)  # of fresh, dev, test (and train)
   held_out_gyms: tuple[str, ...] = ()  # played here, and never trained on
   num_tasks: int = 128  # of each gym and split
@@ -337,6 +358,7 @@ class Config:
   gyms: Gyms = dataclasses.field(default_factory=Gyms)
   user: User = dataclasses.field(default_factory=User)
   judge: Judge = dataclasses.field(default_factory=Judge)
+  agent: Agent = dataclasses.field(default_factory=Agent)
   recording: Recording = dataclasses.field(default_factory=Recording)
   budget: Budget = dataclasses.field(default_factory=Budget)
   rollout: Rollout = dataclasses.field(default_factory=Rollout)

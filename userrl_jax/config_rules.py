@@ -44,7 +44,7 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   "Grpo.overlong": ("train", "mask"),
   "Optimizer.name": ("adamw", "muon"),
   "Optimizer.schedule": ("constant", "cosine"),
-  "Evaluation.agent": ("policy", "oracle", "canned"),
+  "Evaluation.agent": ("policy", "oracle", "canned", "endpoint"),
   "Evaluation.splits": ("train", "fresh", "dev", "test"),
   "Config.stages": (
     "base",
@@ -67,6 +67,9 @@ _MAY_BE_EMPTY = (
   "User.api_key_env",
   "Judge.model",
   "Judge.base_url",
+  "Agent.model",
+  "Agent.base_url",
+  "Agent.api_key_env",
   "Judge.api_key_env",
   "Recording.file",
   "Credit.gym_scales",
@@ -105,6 +108,8 @@ _NUMBERS = {
   "Judge.temperature": _NOT_NEGATIVE,
   "Judge.usd_per_million_in": _NOT_NEGATIVE,
   "Judge.usd_per_million_out": _NOT_NEGATIVE,
+  "Agent.usd_per_million_in": _NOT_NEGATIVE,
+  "Agent.usd_per_million_out": _NOT_NEGATIVE,
   "Budget.max_usd": _NOT_NEGATIVE,
   "Budget.max_tokens": _NOT_NEGATIVE,
   "Budget.max_calls": _NOT_NEGATIVE,
@@ -342,15 +347,35 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
 
 def _endpoint_rules(c: config_lib.Config) -> Iterator[tuple[str, str, bool]]:
   """Yields the rules of what only an endpoint can do: see `_mix_problems`."""
-  is_endpoint = c.user.kind == "endpoint"
+  is_user = c.user.kind == "endpoint"
+  is_agent = c.evaluation.agent == "endpoint"
+  is_endpoint = is_user or is_agent
+  for name, value in vars(c.agent).items():
+    rule = "left out unless evaluation.agent is endpoint"
+    yield (
+      f"agent.{name}",
+      rule,
+      is_agent or value == getattr(config_lib.Agent(), name),
+    )
+  rule = "the name of a model when evaluation.agent is endpoint"
+  yield "agent.model", rule, c.agent.model != "" or not is_agent
+  for name in ("top_k", "top_p", "min_p"):
+    rule = "left out when evaluation.agent is endpoint: it samples by itself"
+    default = getattr(config_lib.Evaluation(), name)
+    is_left_out = getattr(c.evaluation, name) == default
+    yield f"evaluation.{name}", rule, is_left_out or not is_agent
   for path, value in (
     ("user.structured", c.user.structured),
+    ("judge.model", c.judge.model),
+  ):
+    rule = "left out unless user.kind is endpoint: rules ask no model"
+    yield path, rule, is_user or not value
+  for path, value in (
     ("user.requests_per_minute", c.user.requests_per_minute),
     ("user.tokens_per_minute", c.user.tokens_per_minute),
     ("user.max_outage_s", c.user.max_outage_s),
     ("user.usd_per_million_in", c.user.usd_per_million_in),
     ("user.usd_per_million_out", c.user.usd_per_million_out),
-    ("judge.model", c.judge.model),
     ("budget.max_usd", c.budget.max_usd),
     ("budget.max_tokens", c.budget.max_tokens),
     ("budget.max_calls", c.budget.max_calls),
@@ -371,6 +396,8 @@ def _endpoint_rules(c: config_lib.Config) -> Iterator[tuple[str, str, bool]]:
     c.user.usd_per_million_out,
     c.judge.usd_per_million_in,
     c.judge.usd_per_million_out,
+    c.agent.usd_per_million_in,
+    c.agent.usd_per_million_out,
   )
   rule = "0 unless tokens have a price (user.usd_per_million_in and _out)"
   yield "budget.max_usd", rule, not c.budget.max_usd or any(prices)

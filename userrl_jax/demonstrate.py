@@ -1,4 +1,9 @@
-"""Makes dialogues without a policy: canned ones, and ranked demonstrations.
+"""Makes dialogues to imitate: canned ones, and ranked demonstrations.
+
+`python -m userrl_jax.demonstrate --config=... --config.evaluation.agent=oracle`
+(or policy, of `init_from`, or endpoint, of section `agent`) plays the training
+tasks `cold_start.num_tries` times each and keeps the best; see
+`demonstrations`. What other stages need of it follows.
 
 Canned dialogues are random well-formed moves: they show the format and not the
 game. Copies are random ids that repeat themselves. Demonstrations are an
@@ -16,6 +21,7 @@ import random
 import numpy as np
 
 from userrl_jax import config as config_lib
+from userrl_jax import flags
 from userrl_jax import gyms
 from userrl_jax import types
 from userrl_jax import users
@@ -35,6 +41,17 @@ _NUM_ANSWERED = 12
 _NUM_COPIED_IDS = 100  # different ids in copies, the most frequent ones
 _PERIODS = range(3, 13)  # ids until a copy repeats itself
 _COPY_LENGTH = 120  # about that of a dialogue
+
+
+def main(config: config_lib.Config, command: flags.Command) -> None:
+  """Makes the configured demonstrations and writes them down."""
+  from userrl_jax import assembly  # both build on this module
+  from userrl_jax import demonstrations
+
+  with flags.user_errors():
+    parts = assembly.build(config)
+    demonstrations.check(parts)
+  demonstrations.make(parts, command)
 
 
 def canned_script(task: types.Task, rng: random.Random) -> scripted.Script:
@@ -330,3 +347,7 @@ def _play(
       )
 
   return asyncio.run(play())
+
+
+if __name__ == "__main__":
+  flags.run(main)

@@ -5,13 +5,15 @@
 with intervals; `--config.model.folder=FOLDER` measures published weights. As a
 function, `evaluate` does the same after each stage of a training run. With
 `--config.evaluation.agent=oracle` (or canned) the gyms' demonstrators play
-instead (or random moves), for a ceiling (or a floor). Finished evaluations are
+instead (or random moves), for a ceiling (or a floor); with `endpoint`, the
+model that section `agent` names. Finished evaluations are
 kept in `<out_dir>/evaluations/` and not repeated; one that was killed goes on.
 """
 
 from collections.abc import Mapping, Sequence
 import functools
 import pathlib
+import re
 from typing import Any
 
 from userrl_jax import assembly
@@ -133,6 +135,10 @@ def _play(
       _ITERATION,
       kept,
     )
+  if settings.agent == "endpoint":
+    return collecting.play_endpoint(
+      parts, tasks, settings.num_attempts, _ITERATION, kept
+    )
   scripts = {
     "oracle": functools.partial(
       demonstrate.oracle_script, noise=0.0, settings=parts.config.gyms
@@ -174,6 +180,8 @@ def _what(config: config_lib.Config) -> tuple[str, int | None]:
 
   A later checkpoint of the same folder is something else.
   """
+  if config.evaluation.agent == "endpoint":
+    return re.sub(r"[^\w.-]+", "-", config.agent.model), None
   if config.evaluation.agent != "policy":
     return config.evaluation.agent, None
   if not config.init_from:

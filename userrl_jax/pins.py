@@ -38,7 +38,8 @@ def of(
 
   Returns:
     agent: the name of who plays, `evaluation.agent`
-    model: digest of every param, or of nothing for a script
+    model: digest of every param, of nothing for a script, or of an endpoint's
+      model, address and way to call
     tokenizer: its fingerprint
     user: kind, model, and a digest of its settings and of the sources of the
       gyms that are played, which word what rules and models answer
@@ -61,7 +62,7 @@ def of(
   )
   return {
     "agent": c.evaluation.agent,
-    "model": _digest(sorted(by_path.items())),
+    "model": _digest([*sorted(by_path.items()), *_endpoint(c)]),
     "tokenizer": parts.tokenizer.fingerprint,
     "user": {
       "kind": c.user.kind,
@@ -84,6 +85,13 @@ def differences(
 def _task(task: types.Task) -> list[Any]:
   values = dataclasses.asdict(dataclasses.replace(task, secret=None))
   return [values, task.secret.reveal()]
+
+
+def _endpoint(c: Any) -> list[Any]:
+  """Returns what tells the endpoint that plays from others, if one does."""
+  if c.evaluation.agent != "endpoint":
+    return []
+  return [c.agent.model, c.agent.base_url or c.user.base_url, c.agent.tools]
 
 
 def _sources(gyms: Iterable[str]) -> list[str]:

@@ -149,6 +149,11 @@ def _prepared(config: config_lib.Config, command: flags.Command) -> Sitting:
   is_user = seat == "user"
   if is_user:
     _check_askable(config.gyms.names)
+    if config.evaluation.agent == "endpoint":
+      raise ValueError(
+        "evaluation.agent must be policy, oracle or canned where a person "
+        "answers, got 'endpoint'"
+      )
   terminal = terminal_lib.of_process()
   if is_user and config.evaluation.agent == "policy":
     from userrl_jax import partner  # JAX starts only where a policy plays

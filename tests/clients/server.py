@@ -70,7 +70,8 @@ class Server:
     """Binds the port.
 
     Args:
-      answer: the fake model: messages to the text of the reply.
+      answer: the fake model: messages to the text of the reply, or to fields
+        of its message (and `finish_reason`).
       fault_share: of requests. Which ones follows from the seed, the body of
         the request without its random fence, and how often this body came: so
         reruns agree, whatever the order.
@@ -264,6 +265,9 @@ def _completion(body, fault, answer):
   else:
     content = answer(body["messages"])
   message = {"role": "assistant", "content": content, "refusal": refusal}
+  if isinstance(content, dict):  # an agent's: fields of its message
+    message |= {"content": None, **content}
+    reason = message.pop("finish_reason", reason)
   reply = {
     "id": "chatcmpl-1",
     "object": "chat.completion",

@@ -207,6 +207,13 @@ class Chat:
     return ids
 
 
+def system_text(
+  profile: str, system: str, tools: Sequence[Mapping[str, Any]]
+) -> str:
+  """Writes a system turn with its tool block as text."""
+  return "".join(_system_parts(profile, system, tools))
+
+
 def turn_text(
   text: str = "", thought: str = "", calls: Sequence[turns.Call] = ()
 ) -> str:

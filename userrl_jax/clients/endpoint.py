@@ -43,8 +43,9 @@ _FIRST_WAIT_S = 0.25  # before the first retry; doubles with each
 _MAX_WAIT_S = 20.0  # who asks for more has no answer in time for an episode
 _ANYWHERE = "-"  # the draw of a request that no episode makes
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 Schema = Mapping[str, Any]  # a JSON schema
+Tools = Sequence[Mapping[str, Any]]  # as in OpenAI's `tools`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Endpoint:
 
     Args:
       settings: of the endpoint.
-      role: user or judge: the section of the config that it is of.
+      role: user, judge or agent: the section of the config that it is of.
       shared: with the other endpoints of the run; None is for itself.
 
     Raises:
@@ -85,7 +86,7 @@ class Endpoint:
     """
     if not settings.model:
       raise types.SetupError(
-        f"{role}.model must name the model when user.kind is endpoint, got ''"
+        f"{role}.model must name the model of an endpoint, got ''"
       )
     self._settings = settings
     self._role = role
@@ -150,14 +151,19 @@ class Endpoint:
     await self._opened.aclose()
 
   async def complete(
-    self, messages: Messages, schema: Schema | None = None
+    self,
+    messages: Messages,
+    schema: Schema | None = None,
+    tools: Tools | None = None,
   ) -> str:
     """Returns the model's reply to a dialogue.
 
     Args:
-      messages: each with a role and a content.
+      messages: each with a role and a content, and what `tools` bring with it.
       schema: the JSON schema that the reply shall follow, where the endpoint
         can hold the model to one; None asks for text.
+      tools: that the model may call; the reply is then that of an agent, see
+        `outcomes.Reader.turn`. None asks for text. Not with a schema.
 
     Raises:
       types.SetupError: when the endpoint refuses the key, the model or the
@@ -173,20 +179,23 @@ class Endpoint:
     if client is None:
       raise RuntimeError("open the endpoint with `async with` before asking it")
     episode = underway.current()
+    sampling: dict[str, Any] = {
+      "temperature": self._settings.temperature,
+      "max_tokens": self._settings.max_tokens,
+      "schema": schema,
+    }
+    if tools is not None:  # requests without are known as they always were
+      sampling["tools"] = tools
     request = recording_lib.Request(
       role=self._role,
       model=self._settings.model,
       draw=_ANYWHERE if episode is None else episode.draw(),
-      sampling={
-        "temperature": self._settings.temperature,
-        "max_tokens": self._settings.max_tokens,
-        "schema": schema,
-      },
+      sampling=sampling,
       messages=messages,
     )
     try:
       return await self._shared.recording.answer(
-        request, lambda: self._until_answered(client, messages, schema)
+        request, lambda: self._until_answered(client, messages, schema, tools)
       )
     except types.FaultError as error:
       fault = str(error.fault)
@@ -199,18 +208,22 @@ class Endpoint:
     if client is None:
       raise RuntimeError("open the endpoint with `async with` before asking it")
     await self._until_answered(
-      client, [{"role": "user", "content": "Say: ready"}], None
+      client, [{"role": "user", "content": "Say: ready"}], None, None
     )
 
   async def _until_answered(
-    self, client: openai.AsyncOpenAI, messages: Messages, schema: Schema | None
+    self,
+    client: openai.AsyncOpenAI,
+    messages: Messages,
+    schema: Schema | None,
+    tools: Tools | None,
   ) -> str:
     """Asks until there is an answer, or a failure that stays one."""
     outage = self._outage
     num_failed, num_answers = 0, outage.num_answers
     while True:
       async with outage.passage():
-        outcome = await self._ask(client, messages, schema)
+        outcome = await self._ask(client, messages, schema, tools)
         if isinstance(outcome, str):
           outage.answered()
           return outcome
@@ -242,25 +255,33 @@ class Endpoint:
       self._totals["num_retries"] += 1
 
   async def _ask(
-    self, client: openai.AsyncOpenAI, messages: Messages, schema: Schema | None
+    self,
+    client: openai.AsyncOpenAI,
+    messages: Messages,
+    schema: Schema | None,
+    tools: Tools | None,
   ) -> str | outcomes.Failure:
     """Sends a request, again without its schema where that is not taken."""
     if self._takes_schema is False:
       schema = None
-    outcome = await self._send(client, messages, schema)
+    outcome = await self._send(client, messages, schema, tools)
     if schema is None or not isinstance(outcome, outcomes.Failure):
       self._takes_schema = True if schema is not None else self._takes_schema
     elif outcome.is_format:
-      outcome = await self._send(client, messages, None)
+      outcome = await self._send(client, messages, None, tools)
       if isinstance(outcome, str):
         self._takes_schema = False
     return outcome
 
   async def _send(
-    self, client: openai.AsyncOpenAI, messages: Messages, schema: Schema | None
+    self,
+    client: openai.AsyncOpenAI,
+    messages: Messages,
+    schema: Schema | None,
+    tools: Tools | None,
   ) -> str | outcomes.Failure:
     """Sends one request, within all limits, and books what it cost."""
-    most_in = _most_tokens(messages, schema)
+    most_in = _most_tokens(messages, schema, tools)
     most_out = self._settings.max_tokens
     most = self._cost(most_in, most_out)
     shared = self._shared
@@ -270,7 +291,7 @@ class Endpoint:
       start = time.monotonic()
       cost = most  # unless something else is known of it
       try:
-        outcome, told = await self._exchange(client, messages, schema)
+        outcome, told = await self._exchange(client, messages, schema, tools)
         if told is not None:
           self._totals["num_tokens_in"] += told[0]
           self._totals["num_tokens_out"] += told[1]
@@ -291,7 +312,11 @@ class Endpoint:
     return outcome
 
   async def _exchange(
-    self, client: openai.AsyncOpenAI, messages: Messages, schema: Schema | None
+    self,
+    client: openai.AsyncOpenAI,
+    messages: Messages,
+    schema: Schema | None,
+    tools: Tools | None,
   ) -> tuple[str | outcomes.Failure | types.SetupError, tuple[int, int] | None]:
     """Sends one request.
 
@@ -306,6 +331,8 @@ class Endpoint:
         "type": "json_schema",
         "json_schema": {"name": "verdict", "strict": True, "schema": schema},
       }
+    if tools:
+      options["tools"] = tools
     chat: Any = messages  # the library's own types name every role apart
     try:
       async with asyncio.timeout(settings.timeout_s):
@@ -326,7 +353,7 @@ class Endpoint:
       return reader.no_connection(error), None
     except ValueError:  # the body calls itself JSON and is not
       return reader.no_completion(), None
-    outcome = reader.text(reply)
+    outcome = reader.text(reply) if tools is None else reader.turn(reply)
     if isinstance(outcome, str) or not outcome.may_retry:
       self._has_answered = True
       if isinstance(outcome, outcomes.Failure):
@@ -347,13 +374,16 @@ class Endpoint:
     return max(asked_s, backoff_s / 2) + self._random.uniform(0, backoff_s / 2)
 
 
-def _most_tokens(messages: Messages, schema: Schema | None) -> int:
+def _most_tokens(
+  messages: Messages, schema: Schema | None, tools: Tools | None
+) -> int:
   """Returns the most tokens that a request can be read as.
 
   A token of text is one byte at least; a chat template adds some to each
   message and to the whole.
   """
   texts = [f"{m['role']}{m['content']}" for m in messages]
-  texts += [] if schema is None else [json.dumps(schema)]
+  texts += [json.dumps(m["tool_calls"]) for m in messages if "tool_calls" in m]
+  texts += [json.dumps(form) for form in (schema, tools) if form is not None]
   num_bytes = sum(len(text.encode("utf-8", "replace")) for text in texts)
   return num_bytes + 16 * len(texts) + 64

@@ -8,6 +8,7 @@ was asked or answered is in them, whatever a server repeats.
 from collections.abc import Mapping
 import dataclasses
 import email.utils
+import json
 import math
 import re
 import time
@@ -74,6 +75,35 @@ class Reader:
     if not isinstance(content, str) or not content.strip():
       return Failure(types.Fault.USER_UNPARSABLE, "the reply was empty")
     return content
+
+  def turn(self, reply: Any) -> str | Failure:
+    """Returns an agent's turn as JSON, whatever it is worth.
+
+    Its fields: `text`, `thought` (where the endpoint tells it), `calls` (pairs
+    of a name and arguments as they were written) and `is_cut`. What the model
+    says is the agent's own doing, a refusal in words and nothing at all too;
+    what its provider holds back is not.
+    """
+    choices: Any = getattr(reply, "choices", None)
+    message = getattr(choices[0], "message", None) if choices else None
+    if message is None:
+      return self.no_completion()
+    reason = getattr(choices[0], "finish_reason", None)
+    if reason == "content_filter":
+      return Failure(types.Fault.USER_REFUSAL, "the reply was held back")
+    told = lambda of, name: str(getattr(of, name, None) or "")
+    functions = [
+      getattr(call, "function", None)
+      for call in getattr(message, "tool_calls", None) or ()
+    ]
+    return json.dumps(
+      {
+        "text": told(message, "content") or told(message, "refusal"),
+        "thought": told(message, "reasoning_content"),
+        "calls": [[told(f, "name"), told(f, "arguments")] for f in functions],
+        "is_cut": reason == "length",
+      }
+    )
 
   def no_completion(self) -> Failure:
     """Returns what a reply means that is no chat completion."""

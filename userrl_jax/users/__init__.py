@@ -33,6 +33,7 @@ class User:
     caps: config.Budget | None = None,
     recorded: config.Recording | None = None,
     folder: pathlib.Path | None = None,
+    agent: config.User | None = None,
   ):
     """Checks the settings; connects to nothing.
 
@@ -42,6 +43,8 @@ class User:
       caps: what both may cost; None is no cap.
       recorded: where answers are kept; None: nowhere.
       folder: of the run, which keeps what was spent; None keeps nothing.
+      agent: of an endpoint that plays under the same limits, see
+        `agent_settings`; None: none does.
 
     Raises:
       types.SetupError: when an endpoint's settings do not hold.
@@ -50,14 +53,23 @@ class User:
     self._settings = settings
     self._clients: dict[str, endpoint.Endpoint] = {}
     self._taken: dict[str, float] = {}
-    if settings.kind == "scripted":
+    if settings.kind == "scripted" and agent is None:
       return
     self._shared = shared_lib.Shared(settings, caps, recorded, folder)
+    if agent is not None:
+      self._clients["agent"] = endpoint.Endpoint(agent, "agent", self._shared)
+    if settings.kind == "scripted":
+      return
     self._clients["user"] = endpoint.Endpoint(settings, "user", self._shared)
     if judge is not None and judge.model:
       self._clients["judge"] = endpoint.Endpoint(
         _judging(settings, judge), "judge", self._shared
       )
+
+  @property
+  def agent(self) -> endpoint.Endpoint:
+    """Returns the endpoint that plays, open while the user is."""
+    return self._clients["agent"]
 
   @contextlib.asynccontextmanager
   async def opened(self) -> AsyncIterator[judging.Judge | None]:
@@ -70,7 +82,7 @@ class User:
       for client in self._clients.values():
         await stack.enter_async_context(client)
       by_role = {role: c.complete for role, c in self._clients.items()}
-      if not by_role:
+      if "user" not in by_role:
         yield None
       else:
         yield judging.Judge(
@@ -138,6 +150,33 @@ def opened(
 async def check(settings: config.User) -> None:
   """Asks an endpoint for one word; see `User.check`."""
   await User(settings).check()
+
+
+def agent_settings(
+  user: config.User,
+  agent: config.Agent,
+  evaluation: config.Evaluation,
+  rollout: config.Rollout,
+) -> config.User | None:
+  """Returns the settings of an endpoint that plays; None where none does.
+
+  They are the user's but for the agent's own, the temperature of evaluation
+  and the tokens of a turn.
+  """
+  if evaluation.agent != "endpoint":
+    return None
+  return dataclasses.replace(
+    user,
+    kind="endpoint",
+    model=agent.model,
+    base_url=agent.base_url or user.base_url,
+    api_key_env=agent.api_key_env or user.api_key_env,
+    temperature=evaluation.temperature,
+    max_tokens=rollout.max_tokens_per_turn,
+    timeout_s=agent.timeout_s,
+    usd_per_million_in=agent.usd_per_million_in,
+    usd_per_million_out=agent.usd_per_million_out,
+  )
 
 
 def _judging(user: config.User, judge: config.Judge) -> config.User:
