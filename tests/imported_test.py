@@ -42,11 +42,11 @@ def dialogue(**changes):
 def test_what_was_played_comes_back_id_by_id(tokenizer, profile, tmp_path):
   c = config_lib.Config()
   c.rollout.max_tokens_per_episode = 4096
-  c.cold_start.noise = 0.0
+  c.cold_start.noise, c.cold_start.num_tries = 0.2, 4
   c.gyms.names = ("function", "telepathy", "travel")
   c.chat.profile = profile
   chat = chat_lib.Chat(tokenizer, profile)
-  settings = episode.Settings(c.rollout, 6, profile, show_reward=True)
+  settings = episode.Settings(c.rollout, 6, profile, show_reward=False)
   tasks = [
     t for n in c.gyms.names for t in gyms.load_tasks(n, c.gyms, "train", 0)[:4]
   ]
