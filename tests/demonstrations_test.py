@@ -256,3 +256,26 @@ def test_an_agents_settings_need_an_endpoint_and_say_so():
       recording=config_lib.Recording("record", "file"),
     )
   )
+
+
+def test_a_policy_demonstrates_through_the_engine(tmp_path):
+  config = make_config(tmp_path, "policy")
+  config.gyms.names, config.gyms.max_turns = ("function",), 2
+  config.rollout.max_tokens_per_turn = 8
+  config.engine = config_lib.Engine(num_rows=8, num_lanes=8, decode_tokens=8)
+  config.cold_start.num_tasks = 2
+  parts = assembly.build(config)
+  params = assembly.first_params(parts)
+  tasks = parts.tasks[:2]
+  groups = demonstrations._play(parts, params, tasks, _Nothing())
+  assert [len(group.trajectories) for group in groups] == [3, 3]
+  tries = [t for group in groups for t in group.trajectories]
+  assert len({t.token_ids_T.tobytes() for t in tries}) == 6  # each draws apart
+  chosen, report = demonstrations.choose(parts, groups)
+  # Random params say nothing that could be read, and that shows nobody how.
+  assert chosen == [] and report["function"]["score_of_kept"] is None
+  flaws = report["function"]["left_out"]
+  assert sum(flaws.values()) == 6 and set(flaws) <= {
+    "a turn is truncated",
+    "a turn is agent_malformed",
+  }
