@@ -1,4 +1,4 @@
-"""A model that plays Telepathy's level 1 by guessing what is listed, in turn."""
+"""A model that plays Telepathy at level 1: guesses what is listed, in turn."""
 
 import json
 
