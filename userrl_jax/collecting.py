@@ -38,6 +38,7 @@ from userrl_jax.inference import sampling as sampling_lib
 from userrl_jax.learning import iterations
 from userrl_jax.models import qwen3
 from userrl_jax.rollout import collect
+from userrl_jax.users import profiles
 
 THREAD = "userrl_jax collecting"  # its name, while there is one
 
@@ -53,10 +54,12 @@ def play(
   sampling: sampling_lib.Sampling,
   iteration: int,
   kept: collect.Kept | None = None,
+  users: collect.Users | None = None,
 ) -> list[types.Group]:
   """Lets the policy play every task `group_size` times.
 
-  Episodes that are kept already are not played again.
+  Episodes that are kept already are not played again. Users are drawn from
+  `user.profiles` unless given.
 
   Raises:
     SystemExit: with a message and code 2, when the user's set-up cannot work
@@ -67,7 +70,7 @@ def play(
   async def serve_and_play() -> list[types.Group]:
     async with parts.user.opened() as judge, parts.engine.serving(params):
       return await _play(
-        parts, tasks, group_size, sampling, iteration, judge, kept
+        parts, tasks, group_size, sampling, iteration, judge, kept, users
       )
 
   with _one_message(parts):
@@ -81,6 +84,7 @@ def play_scripted(
   group_size: int,
   iteration: int,
   kept: collect.Kept | None = None,
+  users: collect.Users | None = None,
 ) -> list[types.Group]:
   """Lets scripts play as `play` lets the policy; needs no params.
 
@@ -135,7 +139,7 @@ def _play_apart(
   async def open_and_play() -> list[types.Group]:
     async with parts.user.opened() as judge:
       return await _collect(
-        parts, tasks, group_size, make_agent, iteration, judge, kept
+        parts, tasks, group_size, make_agent, iteration, judge, kept, users
       )
 
   with _one_message(parts):
@@ -232,6 +236,7 @@ async def _play(
   iteration: int,
   judge: judging.Judge | None,
   kept: collect.Kept | None = None,
+  users: collect.Users | None = None,
 ) -> list[types.Group]:
   """Plays with an engine that is serving."""
 
@@ -247,7 +252,7 @@ async def _play(
     )
 
   return await _collect(
-    parts, tasks, group_size, make_agent, iteration, judge, kept
+    parts, tasks, group_size, make_agent, iteration, judge, kept, users
   )
 
 
@@ -259,6 +264,7 @@ async def _collect(
   iteration: int,
   judge: judging.Judge | None,
   kept: collect.Kept | None,
+  users: collect.Users | None,
 ) -> list[types.Group]:
   return await collect.collect(
     tasks,
@@ -269,6 +275,7 @@ async def _collect(
     seed=parts.config.seed,
     iteration=iteration,
     kept=kept,
+    users=users or profiles.mix(parts.config.user.profiles),
   )
 
 

@@ -100,6 +100,12 @@ class User:
   max_outage_s: float = 0.0
   usd_per_million_in: float = 0.0  # price of tokens that the model reads
   usd_per_million_out: float = 0.0  # and of those that it writes
+  # Kinds of users that episodes are drawn from, such as plain=3,noisy,wrong:
+  # see users.profiles. Empty: users as their gyms have them.
+  profiles: tuple[str, ...] = ()
+  # A model's words that tell what is undisclosed are a fault: at once (fault),
+  # or after asking again num_reasks times (reask).
+  on_leak: str = "reask"
 
 
 @dataclasses.dataclass
@@ -312,6 +318,9 @@ class Evaluation:
   held_out_gyms: tuple[str, ...] = ()  # played here, and never trained on
   num_tasks: int = 128  # of each gym and split
   num_attempts: int = 1  # episodes a task
+  # Kinds of users, each of which meets every task num_attempts times; scores
+  # are told apart. Empty: users as user.profiles draws them.
+  profiles: tuple[str, ...] = ()
   temperature: float = 1.0  # 0 takes the likeliest token
   top_k: int = 0  # only the k likeliest tokens; 0 is all
   top_p: float = 1.0  # only the likeliest that together reach p; 1 is all

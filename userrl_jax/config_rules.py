@@ -14,6 +14,7 @@ from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import gym_rules
 from userrl_jax import method_rules
+from userrl_jax.users import profiles
 
 _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   "Model.dtype": ("float32", "bfloat16"),
@@ -30,6 +31,7 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   ),
   "Search.source": ("corpus", "web"),
   "User.kind": ("scripted", "endpoint"),
+  "User.on_leak": ("fault", "reask"),
   "Recording.mode": ("live", "record", "replay", "replay_or_live"),
   "Engine.when_full": ("wait", "give_up"),
   "Credit.score": ("mean", "sum", "r2g"),
@@ -65,6 +67,7 @@ _MAY_BE_EMPTY = (
   "User.base_url",
   "User.model",
   "User.api_key_env",
+  "User.profiles",
   "Judge.model",
   "Judge.base_url",
   "Agent.model",
@@ -74,6 +77,7 @@ _MAY_BE_EMPTY = (
   "Recording.file",
   "Credit.gym_scales",
   "Evaluation.held_out_gyms",
+  "Evaluation.profiles",
   "Config.init_from",
 )
 
@@ -339,6 +343,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
         or optimizer.warmup_steps < num_steps,
       )
     )
+  yield from profiles.problems(c.user.profiles, c.evaluation.profiles)
   got = {knob.path: knob.value for knob in config_fields.knobs(c)}
   for path, rule, holds in rules:
     if not holds:
@@ -365,6 +370,7 @@ def _endpoint_rules(c: config_lib.Config) -> Iterator[tuple[str, str, bool]]:
     is_left_out = getattr(c.evaluation, name) == default
     yield f"evaluation.{name}", rule, is_left_out or not is_agent
   for path, value in (
+    ("user.on_leak", c.user.on_leak != "reask"),
     ("user.structured", c.user.structured),
     ("judge.model", c.judge.model),
   ):

@@ -120,6 +120,21 @@ class Console:
           style="bold",
         )
     self.print(table)
+    self._show_profiles(summaries[-1])
+
+  def _show_profiles(self, summary: Mapping[str, Any]) -> None:
+    """Prints an evaluation by profile of its users, where they have one."""
+    of = summary.get("profiles", {})
+    if not of:
+      return
+    names = list(dict.fromkeys(gym for gyms in of.values() for gym in gyms))
+    table = rich.table.Table(box=rich.box.SIMPLE)
+    for name in ("stage", "users", *names):
+      table.add_column(name)
+    for profile, gyms in of.items():
+      cells = [_score(gyms[name]) if name in gyms else "-" for name in names]
+      table.add_row(summary["stage"], profile, *cells)
+    self.print(table)
 
   def print(self, what: Any) -> None:
     """Prints anything rich can, a string as it is; never wraps a line."""

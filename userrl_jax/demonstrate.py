@@ -32,6 +32,7 @@ from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.gyms import base
 from userrl_jax.rollout import collect
 from userrl_jax.rollout import episode
+from userrl_jax.users import profiles
 
 # (task, randomness of the episode) -> a new script
 MakeScript = Callable[[types.Task, random.Random], scripted.Script]
@@ -344,6 +345,7 @@ def _play(
         settings,
         seed=config.seed,
         iteration=iteration,
+        users=profiles.mix(config.user.profiles),
       )
 
   return asyncio.run(play())

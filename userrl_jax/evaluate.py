@@ -30,6 +30,7 @@ from userrl_jax import scorecard
 from userrl_jax import types
 from userrl_jax.inference import sampling
 from userrl_jax.models import qwen3
+from userrl_jax.users import profiles
 
 # Iteration of evaluation episodes: apart from all that training draws.
 _ITERATION = -10
@@ -89,7 +90,7 @@ def evaluate(
     kept = kept_episodes.KeptEpisodes(path, pinned, tasks)
   if len(kept):
     print(
-      f"{stage}: {len(kept)} of {len(tasks) * settings.num_attempts} episodes "
+      f"{stage}: {len(kept)} of {len(tasks) * _num_members(settings)} episodes "
       "were played already"
     )
   try:
@@ -123,17 +124,19 @@ def _play(
 ) -> list[types.Group]:
   """Lets the configured agent play what is not kept yet."""
   settings = parts.config.evaluation
+  users = profiles.each(settings.profiles, settings.num_attempts)
   if settings.agent == "policy":
     return collecting.play(
       parts,
       params,
       tasks,
-      settings.num_attempts,
+      _num_members(settings),
       sampling.Sampling(
         settings.temperature, settings.top_k, settings.top_p, settings.min_p
       ),
       _ITERATION,
       kept,
+      users,
     )
   if settings.agent == "endpoint":
     return collecting.play_endpoint(
@@ -149,10 +152,16 @@ def _play(
     parts,
     scripts[settings.agent],
     tasks,
-    settings.num_attempts,
+    _num_members(settings),
     _ITERATION,
     kept,
+    users,
   )
+
+
+def _num_members(settings: config_lib.Evaluation) -> int:
+  """Returns how many episodes a task has."""
+  return settings.num_attempts * max(1, len(settings.profiles))
 
 
 def _check_pins(

@@ -41,6 +41,7 @@ def calls(
   e = c.evaluation
   played = c.gyms.names + e.held_out_gyms
   one = e.num_tasks * len(e.splits) * len(played) * e.num_attempts
+  one *= max(1, len(e.profiles))
   asked = {name: math.ceil(n * share) for name, n in episodes.items()}
   asked["evaluations"] = math.ceil(one * len(plan) * _share_with_user(played))
   return {

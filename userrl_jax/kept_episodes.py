@@ -132,6 +132,7 @@ def to_record(trajectory: types.Trajectory) -> dict[str, Any]:
     "detail": t.detail,
     "prompt": t.prompt,
     "max_score": float(t.max_score),
+    **({"profile": t.profile} if t.profile else {}),
   }
 
 
@@ -166,4 +167,5 @@ def from_record(
     detail=record["detail"],
     prompt=record["prompt"],
     max_score=record["max_score"],
+    profile=record.get("profile", ""),
   )

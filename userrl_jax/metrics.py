@@ -34,6 +34,8 @@ def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
   Returns:
     reward/<gym>, score/<gym> (reward as a share of what the task can give),
       success/<gym>, turns/<gym>: mean over the gym's valid episodes
+    profile/<name>/score, profile/<name>/num: mean score and number of the valid
+      episodes with users of a profile, of all gyms together
     score/macro: mean of the gyms' scores, when there are several and each has a
       valid episode
     flat/<gym>: group/flat_share of the gym's groups
@@ -58,6 +60,10 @@ def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
     numbers[f"flat/{gym}"] = _mean(
       _is_flat(group) for group in groups if group.task.gym == gym
     )
+  for profile in sorted({t.profile for t in valid} - {""}):
+    own = [t for t in valid if t.profile == profile]
+    numbers[f"profile/{profile}/score"] = _mean(t.score for t in own)
+    numbers[f"profile/{profile}/num"] = float(len(own))
   scores = [v for n, v in numbers.items() if n.startswith("score/")]
   if len(scores) > 1 and len(scores) == len({t.task.gym for t in trajectories}):
     numbers["score/macro"] = _mean(scores)
@@ -137,6 +143,8 @@ def trajectory_record(
     "num_tokens": int(t.token_ids_T.size),
     "num_sampled": int((t.turn_ids_T >= 0).sum()),
   }
+  if t.profile:
+    record["profile"] = t.profile
   if tokenizer is not None:
     record["stream"] = tokenizer.decode(t.token_ids_T.tolist())
   return record

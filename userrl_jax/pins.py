@@ -14,6 +14,7 @@ from typing import Any
 
 import userrl_jax
 from userrl_jax import assembly
+from userrl_jax import config as config_lib
 from userrl_jax import digests
 from userrl_jax import leaves
 from userrl_jax import types
@@ -55,10 +56,16 @@ def of(
   evaluation = dataclasses.asdict(c.evaluation)
   if not c.evaluation.held_out_gyms:  # as when there were none
     del evaluation["held_out_gyms"]
+  if not c.evaluation.profiles:
+    del evaluation["profiles"]
+  user = dataclasses.asdict(c.user)
+  for name in ("profiles", "on_leak"):
+    if user[name] == getattr(config_lib.User(), name):
+      del user[name]
   sections = (
     dataclasses.replace(c.model, folder=""),
     dataclasses.replace(c.tokenizer, folder=""),
-    *(c.chat, c.gyms, c.user, c.rollout, c.engine, c.mesh),
+    *(c.chat, c.gyms),
   )
   return {
     "agent": c.evaluation.agent,
@@ -67,10 +74,18 @@ def of(
     "user": {
       "kind": c.user.kind,
       "model": c.user.model,
-      "digest": _digest([dataclasses.asdict(c.user), *_sources(by_gym)]),
+      "digest": _digest([user, *_sources(by_gym)]),
     },
     "tasks": {gym: _digest(map(_task, own)) for gym, own in by_gym.items()},
-    "config": _digest([c.seed, *map(dataclasses.asdict, sections), evaluation]),
+    "config": _digest(
+      [
+        c.seed,
+        *map(dataclasses.asdict, sections),
+        user,
+        *map(dataclasses.asdict, (c.rollout, c.engine, c.mesh)),
+        evaluation,
+      ]
+    ),
     "version": userrl_jax.__version__,
   }
 

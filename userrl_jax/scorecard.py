@@ -92,13 +92,17 @@ class Evaluation(_ScoresByTask):
   # What was evaluated: digests of model, user, tasks and config.
   pins: Mapping[str, Any] = _empty()
   forgetting: Mapping[str, float] = _empty()  # see `forgetting.check`
+  # Profile of the users -> gym -> the same of the episodes with them alone,
+  # held-out gyms included.
+  profiles: Mapping[str, Mapping[str, GymEvaluation]] = _empty()
   held_out: HeldOut | None = None  # gyms that nothing above is over
 
   def to_dict(self) -> dict[str, Any]:
-    """Returns it as JSON-able dicts, `held_out` only where it is there."""
+    """Returns it as JSON-able dicts; what came later only where it is there."""
     values = dataclasses.asdict(self)
-    if self.held_out is None:
-      del values["held_out"]
+    for name in ("held_out", "profiles"):
+      if not values[name]:
+        del values[name]
     return values
 
   @property
@@ -117,6 +121,8 @@ class Evaluation(_ScoresByTask):
       values = _with_gyms(values)
       if values.get("held_out"):
         values["held_out"] = HeldOut(**_with_gyms(values["held_out"]))
+      of_profiles = values.get("profiles") or {}
+      values["profiles"] = {k: _read(v) for k, v in of_profiles.items()}
       return cls(**values)
     except (TypeError, KeyError, AttributeError) as error:
       raise ValueError(
@@ -125,9 +131,12 @@ class Evaluation(_ScoresByTask):
 
 
 def _with_gyms(values: Mapping[str, Any]) -> dict[str, Any]:
-  read = lambda gyms: {k: GymEvaluation(**v) for k, v in gyms.items()}
-  splits = {k: read(v) for k, v in values["splits"].items()}
-  return {**values, "gyms": read(values["gyms"]), "splits": splits}
+  splits = {k: _read(v) for k, v in values["splits"].items()}
+  return {**values, "gyms": _read(values["gyms"]), "splits": splits}
+
+
+def _read(gyms: Mapping[str, Any]) -> dict[str, GymEvaluation]:
+  return {k: GymEvaluation(**v) for k, v in gyms.items()}
 
 
 def _scores(gyms: Mapping[str, GymEvaluation]) -> statistics.GymScores:
@@ -186,6 +195,11 @@ def evaluation_summary(
     **_group(trained, seed),
     pins=pins or {},
     held_out=HeldOut(**_group(held_out, seed)) if held_out else None,
+    profiles={
+      profile: _group(own, seed)["gyms"]
+      for profile in sorted({t.profile for t in trajectories} - {""})
+      if (own := [t for t in trajectories if t.profile == profile])
+    },
   ).to_dict()
 
 

@@ -31,6 +31,7 @@ class Fault(enum.StrEnum):
   USER_ERROR = "user_error"
   USER_UNPARSABLE = "user_unparsable"
   USER_REFUSAL = "user_refusal"
+  USER_LEAK = "user_leak"  # a model told what the agent must not know
   USER_BUSY = "user_busy"  # an endpoint that lets in no more for now (429)
   AGENT_ERROR = "agent_error"
   GYM_ERROR = "gym_error"
@@ -173,6 +174,7 @@ class Trajectory:
   detail: str = ""
   prompt: str = ""  # system text and first message, for reading only
   max_score: float = 1.0  # the most that the task's rewards can add up to
+  profile: str = ""  # of the user, see `users.profiles`; "" is none
 
   @property
   def is_valid(self) -> bool:

@@ -64,7 +64,9 @@ def make(
       f"a model can answer in {base.either(_with_model())}, got gym {name!r}; "
       "set user.kind to scripted or leave that gym out"
     )
-  return entry.Gym(settings, entry.prompted.prompted(judge))
+  gym = entry.Gym(settings, entry.prompted.prompted(judge))
+  gym.leak_reasks = judge.leak_reasks
+  return gym
 
 
 def _with_model() -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol
 
 from userrl_jax import config
 from userrl_jax import types
+from userrl_jax.gyms import judging
 from userrl_jax.gyms import sources
 
 PROFILES = ("full", "brief")
@@ -58,6 +59,19 @@ class Oracle(Protocol):
     """Returns the next move, given all texts read so far, oldest first."""
 
 
+class Manner(Protocol):
+  """How a user behaves; `users.profiles` has some.
+
+  Attributes:
+    name: of the profile.
+  """
+
+  name: str
+
+  async def play(self, gym: "Gym", action: types.Action) -> tuple[Any, Reply]:
+    """Returns what `gym.play` does of the gym's state, as this user has it."""
+
+
 class Gym(abc.ABC):
   """A single-use game: one `reset`, then `step` until a step ends it.
 
@@ -67,6 +81,10 @@ class Gym(abc.ABC):
     max_content_chars: longer contents get a format hint, never a cut.
     max_observation_chars: no observation is longer.
     has_user: whether someone answers who could be a model instead of rules.
+    talk: the choice that speaks to a user who may have a manner; "" is none.
+    manner: of the user; None: as the gym has it.
+    leak_reasks: how often words of a model that tell what is undisclosed are
+      asked for again before they are a fault; None: nobody looks.
     state: None before `reset`, then a frozen `State`.
     task: None before `reset`.
   """
@@ -76,6 +94,7 @@ class Gym(abc.ABC):
   max_content_chars: ClassVar[int] = 2000
   max_observation_chars: ClassVar[int] = 200
   has_user: ClassVar[bool] = True
+  talk: ClassVar[str] = ""
   reward_profiles: ClassVar[tuple[str, ...]] = (
     "default",
     "paper",
@@ -106,6 +125,8 @@ class Gym(abc.ABC):
         )
       )
     self.settings = settings
+    self.manner: Manner | None = None
+    self.leak_reasks: int | None = None
     self.task: types.Task | None = None
     self.state: Any = None
     self._is_stepping = False
@@ -129,6 +150,21 @@ class Gym(abc.ABC):
   @abc.abstractmethod
   def undisclosed(self) -> tuple[str, ...]:
     """Returns the strings that no observation may have shown by now."""
+
+  def false_reply(
+    self, action: types.Action, reply: Reply, rng: random.Random
+  ) -> str:
+    """Returns the contrary of what a user says, "" where there is none.
+
+    It is said in place of the reply by a user who errs. It decides nothing,
+    and shows nothing that is undisclosed before the action.
+
+    Args:
+      action: that was played, of choice `talk`.
+      reply: the true one; the game is not over.
+      rng: of what is drawn.
+    """
+    return ""
 
   @property
   def max_score(self) -> float:
@@ -187,7 +223,7 @@ class Gym(abc.ABC):
       if hint:
         state, reply = self.state, malformed(hint)
       else:
-        state, reply = await self.play(self.state, action)
+        state, reply = await self._answer_to(action)
     finally:
       self._is_stepping = False
     num_turns = state.num_turns + 1
@@ -209,6 +245,43 @@ class Gym(abc.ABC):
       raise RuntimeError("await the step under way before cloning")
     return copy.copy(self)  # tasks and states are immutable, so sharing is safe
 
+  def hidden(self, state: Any) -> tuple[str, ...]:
+    """Returns what is undisclosed in a state of the game."""
+    now, self.state = self.state, state
+    try:
+      return self.undisclosed()
+    finally:
+      self.state = now
+
+  async def _answer_to(self, action: types.Action) -> tuple[Any, Reply]:
+    """Returns the state and the reply after a well-formed action.
+
+    Raises:
+      types.FaultError: USER_LEAK when a model tells what it must not.
+    """
+    for tries_left in reversed(range(1 + (self.leak_reasks or 0))):
+      try:
+        with judging.wording() as words:
+          if self.manner is not None and action.choice == self.talk:
+            state, reply = await self.manner.play(self, action)
+          else:
+            state, reply = await self.play(self.state, action)
+        if words.is_used and self.leak_reasks is not None:
+          self._check_leak(state, reply, action)
+        return state, reply
+      except types.FaultError as error:
+        if error.fault != types.Fault.USER_LEAK or not tries_left:
+          raise
+    raise AssertionError("unreachable")
+
+  def _check_leak(self, state: Any, reply: Reply, action: types.Action) -> None:
+    # What the agent itself has just said is no news to it.
+    if any(
+      text and text in reply.text and text not in action.content
+      for text in self.hidden(state)
+    ):
+      raise leak()
+
   def _hint(self, action: types.Action) -> str:
     """Returns what is wrong with an action in any gym, or an empty string."""
     choice: Any = action.choice  # an outside agent may hand in anything
@@ -222,6 +295,15 @@ class Gym(abc.ABC):
     if len(content) > self.max_content_chars:
       return f"content has at most {self.max_content_chars} characters"
     return ""
+
+
+def leak() -> types.FaultError:
+  """Returns the fault of a reply that tells what it must not; repeats none."""
+  return types.FaultError(
+    types.Fault.USER_LEAK,
+    "a reply must not tell what is undisclosed",
+    is_final=True,
+  )
 
 
 def episode_rng(task_id: str, seed: int) -> random.Random:

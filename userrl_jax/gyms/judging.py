@@ -16,7 +16,9 @@ How the model is reached is not known here: `complete` takes chat messages, and
 where it can the JSON schema of a verdict, and returns the text of the reply.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+import contextlib
+import contextvars
 import dataclasses
 import enum
 import json
@@ -43,6 +45,7 @@ _REASK = """\
 That is no usable reply: {reason}. Reply to the message before with one JSON \
 object of this form and nothing else: {shape}"""
 _FENCED_BLOCK = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.I | re.S)
+_SPOKEN = ("reply", "say")  # fields of verdicts that are words of the user
 _EXACT = 2**53  # beyond it a float is no longer any integer
 _WORDS = {bool: "true | false", int: "integer", float: "number", str: "text"}
 _NAMES = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -55,8 +58,48 @@ class AgentText:
   text: str
 
 
+@dataclasses.dataclass
+class Wording:
+  """How the user speaks in a turn, where a model words what they say."""
+
+  instruction: str = ""  # to the model
+  is_used: bool = False  # a model was asked for words
+
+
+_WORDING: contextvars.ContextVar[Wording | None] = contextvars.ContextVar(
+  "wording", default=None
+)
+
+
+@contextlib.contextmanager
+def wording(instruction: str = "") -> Iterator[Wording]:
+  """Says how a model words what the user says, in what runs inside.
+
+  It is told where a verdict of the user's has a text called `reply` or `say`:
+  no verdict without words, and none of a judge, is asked for otherwise.
+  """
+  outer = _WORDING.get()
+  own = Wording(instruction)
+  token = _WORDING.set(own)
+  try:
+    yield own
+  finally:
+    _WORDING.reset(token)
+    if outer is not None:
+      outer.is_used |= own.is_used
+
+
 class Judge:
-  """Puts questions to a model and takes only typed verdicts."""
+  """Puts questions to a model and takes only typed verdicts.
+
+  Attributes:
+    leak_reasks: of `gyms.base.Gym`, for games in which this one answers.
+    num_replies: replies of a model so far, refused ones included.
+    num_verdicts: those that were a verdict.
+  """
+
+  leak_reasks: int | None = None
+  num_replies = num_verdicts = 0
 
   def __init__(
     self,
@@ -65,6 +108,7 @@ class Judge:
     *,
     by_judge: Complete | None = None,
     structured: bool = False,
+    leak_reasks: int | None = None,
   ):
     """Takes the way to the model.
 
@@ -73,11 +117,13 @@ class Judge:
       num_reasks: how often a reply that is no verdict is asked for again.
       by_judge: the same, by another model that judges; None: by this one.
       structured: give them the JSON schema of the verdict as well.
+      leak_reasks: see the attribute.
     """
     self._complete = complete
     self._by_judge = by_judge or complete
     self._num_reasks = num_reasks
     self._structured = structured
+    self.leak_reasks = leak_reasks
 
   async def verdict(
     self,
@@ -107,6 +153,8 @@ class Judge:
         repeats nothing of a reply, which may hold the secret.
       Exception: whatever else `complete` raises, as it is.
     """
+    if not by_judge:
+      system = _worded(system, kind)
     messages = prompt(system, template, values, kind)
     complete = self._by_judge if by_judge else self._complete
     form = (schema(kind),) if self._structured else ()
@@ -115,9 +163,11 @@ class Judge:
       reply = ""
       try:
         reply = await complete(asked, *form)
+        self.num_replies += 1
       except types.FaultError as error:
         if error.fault != types.Fault.USER_UNPARSABLE:
           raise
+        self.num_replies += 1
         failure = reason = error.detail
       else:
         try:
@@ -126,6 +176,7 @@ class Judge:
           failure = "a verdict that does not fit the question"
           if check is not None:
             check(found)
+          self.num_verdicts += 1
           return found
         except ValueError as error:
           reason = str(error)
@@ -237,6 +288,16 @@ def schema(kind: Any) -> dict[str, Any]:
   if kind not in _NAMES:
     raise TypeError(f"a verdict must be of the types of `parse`, got {kind}")
   return {"type": _NAMES[kind]}
+
+
+def _worded(system: str, kind: Any) -> str:
+  """Returns what a model is to do, and how to speak where it speaks."""
+  here = _WORDING.get()
+  hints = typing.get_type_hints(kind)
+  if here is None or not any(hints.get(name) is str for name in _SPOKEN):
+    return system
+  here.is_used = True
+  return f"{system}\n\n{here.instruction}" if here.instruction else system
 
 
 def _fenced(text: str, nonce: str) -> str:

@@ -25,6 +25,15 @@ class Kept(Protocol):
     """Takes in an episode that has just finished."""
 
 
+class Users(Protocol):
+  """Which users episodes have; see `users.profiles`."""
+
+  def of(
+    self, task: types.Task, seed: int, member: int
+  ) -> gyms.Manner | None:
+    """Returns the manner of an episode's user, by the seed of its gym."""
+
+
 class TooManyInvalid(ValueError):
   """More episodes than allowed came to nothing; what is left teaches little.
 
@@ -61,6 +70,7 @@ async def collect(
   seed: int,
   iteration: int,
   kept: Kept | None = None,
+  users: Users | None = None,
 ) -> list[types.Group]:
   """Plays every task `group_size` times.
 
@@ -73,6 +83,7 @@ async def collect(
     seed: the run's.
     iteration: at which these groups are opened.
     kept: episodes that are not played again, and who is told of new ones.
+    users: which user an episode has; None: all as their gyms have them.
 
   Returns:
     P groups of G trajectories, in the order of the tasks.
@@ -93,9 +104,12 @@ async def collect(
       if known is not None:
         episodes.append(_finished(known))
         continue
+      gym = make_gym(task.gym)
+      if users is not None and gym.talk:
+        gym.manner = users.of(task, gym_seed, member)
       live = episode.play(
         task,
-        make_gym(task.gym),
+        gym,
         make_agent(task, member, agent_seed),
         settings,
         seed=gym_seed,

@@ -88,6 +88,7 @@ async def play(
     detail=detail,
     prompt=prompt,
     max_score=max_score,
+    profile=gym.manner.name if gym.manner is not None else "",
   )
 
 

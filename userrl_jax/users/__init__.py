@@ -90,6 +90,11 @@ class User:
           self._settings.num_reasks,
           by_judge=by_role.get("judge"),
           structured=self._settings.structured,
+          leak_reasks=(
+            self._settings.num_reasks
+            if self._settings.on_leak == "reask"
+            else 0
+          ),
         )
 
   async def check(self) -> None:

@@ -8,6 +8,7 @@ Privileged: the details that no question has covered.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import random
 from typing import Any, Protocol
 
 from userrl_jax import config
@@ -76,6 +77,7 @@ class IntentionGym(base.Gym):
 
   name = "intention"
   choices = ("action",)
+  talk = "action"
   max_content_chars = 240
   max_observation_chars = 400
 
@@ -163,6 +165,15 @@ class IntentionGym(base.Gym):
     """Returns what tells the details that no question has covered."""
     return () if self.state is None else self._hidden(self.state)
 
+  def false_reply(
+    self, action: types.Action, reply: base.Reply, rng: random.Random
+  ) -> str:
+    """Returns that what was asked for does not matter; see `base.Gym`."""
+    if reply.outcome not in {str(kind) for kind in scenario.COVERING}:
+      return ""
+    said = REPLIES[scenario.Kind.NO_PREFERENCE]
+    return self._with_form(self.state, said)
+
   def _idle(
     self, state: State, question: str, kind: scenario.Kind
   ) -> tuple[State, base.Reply]:
@@ -208,7 +219,7 @@ class IntentionGym(base.Gym):
     if not isinstance(said, str) or not 0 < len(said.strip()) <= limit:
       raise _unparsable(f"a reply must be text of 1 to {limit} characters")
     if any(text in said for text in self._hidden(state)):
-      raise _unparsable("a reply must not tell what was not asked for")
+      raise base.leak()
 
   def _hidden(self, state: State) -> tuple[str, ...]:
     covered, remaining = self._split(state)

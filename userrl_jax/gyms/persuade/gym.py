@@ -88,6 +88,7 @@ class PersuadeGym(base.Gym):
 
   name = "persuade"
   choices = ("answer",)
+  talk = "answer"
   max_content_chars = 700
   max_observation_chars = 700
 
@@ -254,7 +255,7 @@ class PersuadeGym(base.Gym):
     heard = "\n".join((argument, *(e.argument for e in state.exchanges)))
     secrets = (text for text in self.undisclosed() if text not in heard)
     if any(secret and secret in said for secret in secrets):
-      raise _unparsable("a reply must not tell what is undisclosed")
+      raise base.leak()
 
 
 def _unparsable(detail: str) -> types.FaultError:

@@ -8,6 +8,7 @@ user's instruction, what the user wants next, and where the records must end up.
 """
 
 import dataclasses
+import random
 import re
 from typing import Any, Protocol
 
@@ -33,6 +34,7 @@ TRANSFERRED = "The user was transferred."
 
 _MESSAGE_HINT = f"a message has at most {MAX_MESSAGE_CHARS} characters"
 _ORDER_ID = re.compile(r"#?\bw\d+\b", re.I)
+_DIGITS = re.compile(r"\d+")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
@@ -64,6 +66,7 @@ class TauGym(base.Gym):
 
   name = "tau"
   choices = types.CHOICES
+  talk = "action"
   max_observation_chars = 900
 
   def __init__(self, settings: config.Gyms, user: User | None = None):
@@ -151,6 +154,19 @@ class TauGym(base.Gym):
     goals = {intent.goal for intent in intents} - {store.UNCHANGED}
     later = (intent.request for intent in intents[self.state.intent + 1 :])
     return (self._found.instruction, *later, *sorted(goals))
+
+  def false_reply(
+    self, action: types.Action, reply: base.Reply, rng: random.Random
+  ) -> str:
+    """Returns a No for a Yes, or other digits; see `base.Gym`."""
+    if reply.outcome == "agreed":
+      return scripted.NO
+    found = _DIGITS.search(reply.text) if reply.outcome == "talk" else None
+    if found is None:
+      return ""
+    other = str((int(found[0]) + rng.randint(1, 8)) % 10 ** len(found[0]))
+    digits = other.rjust(len(found[0]), "1")
+    return f"{reply.text[: found.start()]}{digits}{reply.text[found.end() :]}"
 
   def _search(self, state: State, page: str) -> tuple[State, base.Reply]:
     if page == "tools":

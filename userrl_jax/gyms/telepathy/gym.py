@@ -9,6 +9,7 @@ gloss is.
 
 from collections.abc import Mapping
 import dataclasses
+import random
 import re
 from typing import Any, Protocol
 
@@ -89,6 +90,7 @@ class TelepathyGym(base.Gym):
 
   name = "telepathy"
   choices = ("action", "answer")
+  talk = "action"
   max_content_chars = 200
 
   def __init__(self, settings: config.Gyms, user: User | None = None):
@@ -155,6 +157,17 @@ class TelepathyGym(base.Gym):
     if self.state.knows_name or "candidates" in self.task.public:
       return (meaning,)
     return (meaning, self._secret["name"], *self._secret["aliases"])
+
+  def false_reply(
+    self, action: types.Action, reply: base.Reply, rng: random.Random
+  ) -> str:
+    """Returns a No for a Yes and a Yes for a No; see `base.Gym`."""
+    # Naming the thing is a guess in other words, and its verdict stands.
+    if world.mentioned(action.content) or self._names_it(action.content):
+      return ""
+    contrary = {"yes": world.Verdict.NO, "no": world.Verdict.YES}
+    verdict = contrary.get(reply.outcome)
+    return REPLIES[verdict] if verdict else ""
 
   async def _ask(self, state: State, text: str) -> tuple[State, base.Reply]:
     said = await self._user.yes_no(self._secret, text)

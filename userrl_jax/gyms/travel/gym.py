@@ -8,12 +8,14 @@ judges and words texts. Privileged: the wishes until the user tells them.
 
 from collections.abc import Sequence
 import dataclasses
+import random
 import re
 from typing import Any, Protocol
 
 from userrl_jax import config
 from userrl_jax import types
 from userrl_jax.gyms import base
+from userrl_jax.gyms.travel import lexicon
 from userrl_jax.gyms.travel import prompts
 from userrl_jax.gyms.travel import scenario
 from userrl_jax.gyms.travel import scripted
@@ -103,6 +105,7 @@ class TravelGym(base.Gym):
 
   name = "travel"
   choices = types.CHOICES
+  talk = "action"
   max_content_chars = 200
   max_observation_chars = 700
   reward_profiles = ("default", *PROFILES)
@@ -173,6 +176,24 @@ class TravelGym(base.Gym):
       if not self.state.told >> i & 1
     )
     return tuple(text for p in hidden for text in (p.hint, p.text))
+
+  def false_reply(
+    self, action: types.Action, reply: base.Reply, rng: random.Random
+  ) -> str:
+    """Returns a No for a wish, and a wish for a No; see `base.Gym`."""
+    if reply.outcome == "wish":
+      return scripted.NO
+    if reply.text != scripted.NO or self.task is None:
+      return ""
+    topics = [lexicon.TOPICS[t] for t in lexicon.topics(action.content)]
+    hints = [
+      hint
+      for topic in topics
+      for wish in topic.wishes
+      for hint in ((wish.plain_hint,) if self.task.level == 1 else wish.hints)
+      if not any(hint in text or text in hint for text in self.undisclosed())
+    ]
+    return f"{scripted.YES}{rng.choice(hints)}" if hints else ""
 
   async def _search(self, state: State, text: str) -> tuple[State, base.Reply]:
     number = state.num_searches + 1

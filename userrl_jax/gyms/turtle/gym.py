@@ -9,6 +9,7 @@ retelling must make; the agent learns only how many of them it has made.
 
 from collections.abc import Mapping
 import dataclasses
+import random
 from typing import Any, Protocol
 
 from userrl_jax import config
@@ -60,6 +61,7 @@ class TurtleGym(base.Gym):
 
   name = "turtle"
   choices = ("action", "answer")
+  talk = "action"
   max_content_chars = 900
   max_observation_chars = 900
 
@@ -130,6 +132,14 @@ class TurtleGym(base.Gym):
       return ()
     criteria = self._story.criteria
     return (self._story.bottom, *(c.statement for c in criteria))
+
+  def false_reply(
+    self, action: types.Action, reply: base.Reply, rng: random.Random
+  ) -> str:
+    """Returns a No for a Yes and a Yes for a No; see `base.Gym`."""
+    contrary = {"yes": story.Verdict.NO, "no": story.Verdict.YES}
+    verdict = contrary.get(reply.outcome)
+    return REPLIES[verdict] if verdict else ""
 
   async def _ask(self, text: str) -> base.Reply:
     if len(text) > MAX_QUESTION_CHARS:
