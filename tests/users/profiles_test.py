@@ -3,6 +3,8 @@
 import asyncio
 import collections
 import dataclasses
+import itertools
+import json
 import random
 
 import pytest
@@ -78,7 +80,9 @@ def test_nothing_undisclosed_is_shown_under_any_profile(name, profile):
 def test_a_plain_user_is_the_gyms_own(name):
   for task in load(name)[:3]:
     plain = profiles.Manner(profiles.PROFILES["plain"])
-    assert play(task, plain, oracle(task))[1] == play(task, None, oracle(task))[1]
+    assert (
+      play(task, plain, oracle(task))[1] == play(task, None, oracle(task))[1]
+    )
 
 
 ALWAYS = [
@@ -153,7 +157,7 @@ def test_nobody_evades_twice_in_a_row():
     outcomes = [s.info["outcome"] for s in play(task, evasive, say, seed)[1]]
     evaded = [o == profiles.EVADED for o in outcomes]
     assert any(evaded)
-    assert not any(a and b for a, b in zip(evaded, evaded[1:]))
+    assert not any(a and b for a, b in itertools.pairwise(evaded))
 
 
 def test_draws_depend_on_seed_task_and_turn_alone():
@@ -207,7 +211,7 @@ def test_a_model_is_told_how_to_speak_where_it_speaks():
 
   async def complete(messages, schema=None):
     asked.append(messages[0]["content"])
-    return '{"reply": "I see.", "stance": "%s"}' % debate.Stance(0).label
+    return json.dumps({"reply": "I see.", "stance": debate.Stance(0).label})
 
   judge = judging.Judge(complete, 0)
   shares = dict(chats=1.0, wrong=1.0)
@@ -249,7 +253,7 @@ def test_a_leak_is_asked_for_again_and_then_a_fault(reasks, num_asked):
       place = messages[1]["content"].index
       return '{"kind": "focused", "covered": [1]}' if place("1.") else ""
     replies.append(1)
-    return '{"reply": "%s and %s"}' % (first["value"], second["value"])
+    return json.dumps({"reply": f"{first['value']} and {second['value']}"})
 
   judge = judging.Judge(complete, 0, leak_reasks=reasks)
 

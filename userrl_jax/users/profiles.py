@@ -14,10 +14,10 @@ verdict on a final answer) is the same under every profile.
   chats, presses
 
 So no reward is paid for what was not told, and no reply that ends a game is
-touched. A reply by rules is changed by rules; a model that words replies is told
-how to (`judging.wording`), for each turn what it shall do in that one. Both
-follow the same draws, which are a function of the seed of the game, the task
-and the turn: a turn that is played again comes out the same.
+touched. A reply by rules is changed by rules; a model that words replies is
+told how to (`judging.wording`), for each turn what it shall do in that one.
+Both follow the same draws, which are a function of the seed of the game, the
+task and the turn: a turn that is played again comes out the same.
 
 The members of a group meet the same user, with the same draws for the same
 turn: they are compared with each other, and who met an easier user would be
@@ -96,13 +96,13 @@ _SHORT = {"Yes.": "y", "No.": "n", "Maybe.": "hm"}
 _TYPO = re.compile(r"(?<![\w#@.\-])[A-Za-z][a-z]{3,}(?![\w?@#\-])")
 
 _HEADING = """\
-How you speak this time. It concerns your words alone: every other field of your \
-reply stays what it would be."""
+How you speak this time. It concerns your words alone: every other field of \
+your reply stays what it would be."""
 _TOLD = {
   "wrong": "You are mistaken: say something of the same kind that is not true, "
   "without a hint that you may be wrong.",
-  "fickle": "You first say something else than what you mean, then take it back "
-  "and say what you mean.",
+  "fickle": "You first say something else than what you mean, then take it "
+  "back and say what you mean.",
   "terse": "You say as little as can be: a few words, no courtesy.",
   "typos": "You write in haste, with slips of the pen in many words, but in no "
   "name and no number.",
@@ -152,9 +152,13 @@ class Manner:
       return after, reply
     if words.is_used:
       is_lie = "wrong" in mood.does and not _tells(gym, after, reply.text)
-      return (before, base.Reply(reply.text, MISLED)) if is_lie else (
-        after,
-        reply,
+      return (
+        (before, base.Reply(reply.text, MISLED))
+        if is_lie
+        else (
+          after,
+          reply,
+        )
       )
     contrary = gym.false_reply(action, reply, rng)
     if "wrong" in mood.does and contrary:
@@ -280,7 +284,9 @@ def _mood(profile: Profile, gym: base.Gym) -> _Mood:
 
 def _rng(gym: base.Gym, turn: int, what: str) -> random.Random:
   state = gym.state
-  return base.episode_rng(f"{gym.name}|{state.task_id}|{turn}|{what}", state.seed)
+  return base.episode_rng(
+    f"{gym.name}|{state.task_id}|{turn}|{what}", state.seed
+  )
 
 
 def _instruction(mood: _Mood) -> str:

@@ -225,7 +225,12 @@ def test_no_verdict_is_a_fault(verdict):
   user = FixedUser(debate.Verdict(2, "I see.", (0,)), verdict)
   with pytest.raises(types.FaultError) as caught:
     play(*speeches(2), user=user, level=2)
-  assert caught.value.fault == types.Fault.USER_UNPARSABLE
+  tells = (
+    isinstance(verdict, debate.Verdict) and "You mean" in f"{verdict.reply}"
+  )
+  assert caught.value.fault == (
+    types.Fault.USER_LEAK if tells else types.Fault.USER_UNPARSABLE
+  )
   assert HOMEWORK.points[4].say not in str(caught.value)
 
 
