@@ -1,0 +1,414 @@
+"""Audits users by the transcripts of runs: do they keep to their part?
+
+`python -m userrl_jax.audit RUN...` reads `RUN/transcripts/` and prints in
+Markdown, for each kind of user and gym, what share of turns had one of KINDS,
+how consistent and how diverse replies were, and where to read the first of
+each; `--json FILE` writes all of them.
+
+What is true, and what may be told when, comes from playing the same moves again
+before the gym's own user by rules, which is exact for tasks that rules know.
+Tasks of UserRL's files have no rules: there leaks, contradictions and ignored
+questions are not counted, and the number of checked turns says so.
+"""
+
+import argparse
+import asyncio
+import collections
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+import re
+import sys
+from typing import Any
+
+from userrl_jax import config_fields
+from userrl_jax import gyms
+from userrl_jax import types
+from userrl_jax.gyms import base
+from userrl_jax.rollout import collect
+from userrl_jax.users import profiles
+
+# Kind -> what it means, and the turns that its share is of.
+KINDS = {
+  "leak": "tells what rules would have hidden to the end; of checked turns",
+  "premature": "tells what rules would have told later; of checked turns",
+  "stopped": "a leak that was no observation but a fault; of all turns",
+  "contradicts facts": "yes for no, or none for a wish; of checked talk",
+  "contradicts itself": "yes for no to its own earlier reply; of repeated talk",
+  "refusal": "declines to play its part; of talk",
+  "ignored": "no answer where rules have one; of checked talk",
+  "echo": "repeats the agent's own sentence; of talk",
+}
+_OF = {
+  "leak": "checked",
+  "premature": "checked",
+  "stopped": "turns",
+  "contradicts facts": "checked talk",
+  "contradicts itself": "repeated",
+  "refusal": "talk",
+  "ignored": "checked talk",
+  "echo": "talk",
+}
+_NUM_EXAMPLES = 3
+_MIN_ECHO = 5  # words that a sentence must have to be an echo
+_MIN_SECRET = 3  # letters of what can be told from chance
+_POLAR = re.compile(r"(?:^|[.!?:]\s+)(yes|no|y|n)(?=[.,]|$)", re.I)
+_DECLINES = re.compile(
+  r"\b(?:i can(?:no|['’])t (?:help|answer|assist|continue)|as an ai\b"
+  r"|i(?:['’]m| am) unable to|i(?:['’]m| am) sorry, but i"
+  r"|i would rather not|i won['’]t (?:say|answer|tell))",
+  re.I,
+)
+_DENIALS = ("no_preference", "no_wish", profiles.MISLED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """One turn in which a user did not keep to its part."""
+
+  kind: str  # of KINDS
+  place: str  # file:line
+  turn: int  # from 1
+  reply: str  # of the user
+
+
+@dataclasses.dataclass
+class Row:
+  """What the turns of one kind of user in one gym came to."""
+
+  user: str
+  gym: str
+  num_episodes: int = 0
+  # turns, checked, talk, "checked talk", repeated: what shares are of
+  counts: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  findings: list[Finding] = dataclasses.field(default_factory=list)
+  # (task, question) -> how often it was answered yes and no
+  asked: dict[tuple[str, str], collections.Counter[int]] = dataclasses.field(
+    default_factory=dict
+  )
+  replies: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
+
+  def share(self, kind: str) -> float | None:
+    """Returns the share of turns with a kind; None where it is of nothing."""
+    total = self.counts[_OF[kind]]
+    found = sum(f.kind == kind for f in self.findings)
+    return found / total if total else None
+
+  @property
+  def consistency(self) -> tuple[float | None, int]:
+    """The share of pairs of replies to one question that agree, and the pairs.
+
+    Of questions about one task that were asked again, in the same episode or
+    another, and answered by yes or no.
+    """
+    agree = pairs = 0
+    for counts in self.asked.values():
+      agree += sum(math.comb(n, 2) for n in counts.values())
+      pairs += math.comb(counts.total(), 2)
+    return (agree / pairs if pairs else None), pairs
+
+  @property
+  def diversity(self) -> float | None:
+    """The number of distinct replies, as a share of all to talk."""
+    total = self.replies.total()
+    return len(self.replies) / total if total else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Truth:
+  """What rules say to a turn, and what they hide before and after it."""
+
+  text: str
+  outcome: str
+  before: frozenset[str]
+  after: frozenset[str]
+
+  @property
+  def disclosed(self) -> frozenset[str]:
+    return self.before - self.after
+
+  @property
+  def is_answer(self) -> bool:
+    return bool(polarity(self.text) or self.disclosed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prints the audit of the users of runs."""
+  parser = argparse.ArgumentParser(
+    prog="python -m userrl_jax.audit",
+    description="Audits users by the transcripts of runs.",
+  )
+  parser.add_argument("runs", type=pathlib.Path, nargs="+")
+  parser.add_argument("--json", type=pathlib.Path, help="also write a file")
+  arguments = parser.parse_args(argv)
+  try:
+    rows = audit(arguments.runs)
+  except (ValueError, OSError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  print(table(rows))
+  if arguments.json:
+    arguments.json.write_text(json.dumps(to_dicts(rows), indent=2) + "\n")
+  return 0
+
+
+def audit(runs: Sequence[pathlib.Path]) -> list[Row]:
+  """Audits all transcripts of runs.
+
+  Raises:
+    ValueError: when a run has no config or no transcripts, or a broken line.
+  """
+  rows: dict[tuple[str, str], Row] = {}
+  for run in runs:
+    settings = _config(run)
+    files = sorted((run / "transcripts").glob("*.jsonl"))
+    if not files:
+      raise ValueError(
+        f"{run} must have transcripts/*.jsonl, got none; name the folder of a "
+        "run that has played"
+      )
+    model = settings.user.model if settings.user.kind != "scripted" else "rules"
+    tasks = functools.cache(functools.partial(_tasks, settings))
+    for path in files:
+      for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+          record = json.loads(line)
+          gym, profile = record["gym"], record.get("profile", "")
+          user = f"{model} ({profile})" if profile else model
+          row = rows.setdefault((user, gym), Row(user, gym))
+          task = tasks(gym, record["split"]).get(record["task"])
+          truths = asyncio.run(_truths(settings, task, record)) if task else []
+          _add(row, record, truths, f"{path}:{number}")
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+          raise ValueError(
+            f"{path} line {number} must be a transcript, got "
+            f"{type(error).__name__}: {error}"
+          ) from error
+  return [rows[key] for key in sorted(rows)]
+
+
+def polarity(text: str) -> int:
+  """Returns 1 for a yes, -1 for a no, 0 for neither; the last one counts."""
+  found = _POLAR.findall(text)
+  return 0 if not found else 1 if found[-1].lower() in ("yes", "y") else -1
+
+
+def table(rows: Sequence[Row]) -> str:
+  """Returns the audit in Markdown: shares with counts, then where to read."""
+  head = ["user", "gym", "episodes", "turns (checked)", *KINDS]
+  lines = [[*head, "consistent (pairs)", "distinct replies"]]
+  lines.append(["---"] * len(lines[0]))
+  for row in rows:
+    cells = [row.user, row.gym, str(row.num_episodes)]
+    cells.append(f"{row.counts['turns']} ({row.counts['checked']})")
+    cells += [_cell(row.share(k), row.counts[_OF[k]]) for k in KINDS]
+    agree, pairs = row.consistency
+    cells.append(_cell(agree, pairs))
+    cells.append(_cell(row.diversity, row.replies.total()))
+    lines.append(cells)
+  text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+  notes = [f"- {kind}: {meaning}" for kind, meaning in KINDS.items()]
+  examples = [
+    f"- {row.user}, {row.gym}, {kind}: {f.place} turn {f.turn}: {f.reply:.80}"
+    for row in rows
+    for kind in KINDS
+    for f in [f for f in row.findings if f.kind == kind][:_NUM_EXAMPLES]
+  ]
+  return "\n\n".join(
+    filter(None, (text, "\n".join(notes), "\n".join(examples)))
+  )
+
+
+def to_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+  """Returns the audit as JSON-able dicts, with every finding."""
+  return [
+    {
+      "user": row.user,
+      "gym": row.gym,
+      "episodes": row.num_episodes,
+      "counts": dict(row.counts),
+      "shares": {kind: row.share(kind) for kind in KINDS},
+      "consistency": row.consistency[0],
+      "pairs": row.consistency[1],
+      "diversity": row.diversity,
+      "findings": [dataclasses.asdict(f) for f in row.findings],
+    }
+    for row in rows
+  ]
+
+
+def _config(run: pathlib.Path) -> Any:
+  path = run / "config.json"
+  try:
+    return config_fields.from_dict(json.loads(path.read_text()))
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f"{path} must be the config of a run, got {error}; name its folder"
+    ) from error
+
+
+def _tasks(settings: Any, gym: str, split: str) -> dict[str, types.Task]:
+  try:
+    found = gyms.load_tasks(gym, settings.gyms, split, settings.seed)
+  except ValueError:  # its files are gone
+    return {}
+  return {task.id: task for task in found}
+
+
+async def _truths(
+  settings: Any, task: types.Task, record: Mapping[str, Any]
+) -> list[_Truth | None]:
+  """Plays the moves of an episode again, as far as rules can.
+
+  A user with a profile moves on as that one does; what is true is what a user
+  without one says in its place.
+
+  Returns:
+    For each turn what rules say; None where the game has not seen it.
+  """
+  gym = gyms.make(task.gym, settings.gyms)
+  iteration = record["iteration"]
+  seed = collect.episode_seed(settings.seed, iteration, task, -1)
+  try:
+    await gym.reset(task, seed)
+  except ValueError:  # rules do not know the task
+    return []
+  if record.get("profile"):
+    gym.manner = profiles.Manner(profiles.PROFILES[record["profile"]])
+  truths: list[_Truth | None] = []
+  for turn in record["turns"]:
+    if turn["action"] is None or gym.state.is_over:
+      truths.append(None)
+      continue
+    action = types.Action(**turn["action"])
+    honest = gym.clone()
+    honest.manner = None
+    before = frozenset(gym.undisclosed())
+    step = await honest.step(action)
+    truths.append(
+      _Truth(
+        step.observation.text,
+        step.info["outcome"],
+        before,
+        frozenset(honest.undisclosed()),
+      )
+    )
+    await gym.step(action)
+  return truths
+
+
+def _add(
+  row: Row,
+  record: Mapping[str, Any],
+  truths: Sequence[_Truth | None],
+  place: str,
+) -> None:
+  """Counts the turns of an episode, and what is found in them."""
+  row.num_episodes += 1
+  known = [truth for truth in truths if truth is not None]
+  at_end = known[-1].after if known else frozenset()
+  talk = gyms.GYMS[row.gym].Gym.talk if row.gym in gyms.GYMS else ""
+  said = [record["prompt"]]  # what the agent read or wrote itself
+  earlier: dict[str, int] = {}
+  for number, turn in enumerate(record["turns"]):
+    truth = truths[number] if number < len(truths) else None
+    action, reply = turn["action"], turn["observation"]
+    said.append(action["content"] if action else turn["text"])
+    is_talk = bool(talk and action and action["choice"] == talk)
+    outcome = turn["privileged"].get("outcome", "")
+    is_talk = is_talk and outcome != base.MALFORMED
+    is_checked = truth is not None and turn["fault"] == types.Fault.OK
+    row.counts["turns"] += 1
+    row.counts["talk"] += is_talk
+    row.counts["checked"] += is_checked
+    row.counts["checked talk"] += is_checked and is_talk
+    kinds = set(_of_any(turn, said, truth if is_checked else None, at_end))
+    if is_talk:
+      content = action["content"]
+      question, polar = _plain(content), polarity(reply)
+      if polar:
+        if question in earlier:
+          row.counts["repeated"] += 1
+          if polar != earlier[question]:
+            kinds.add("contradicts itself")
+        earlier.setdefault(question, polar)
+        key = record["task"], question
+        row.asked.setdefault(key, collections.Counter())[polar] += 1
+      row.replies[_plain(reply)] += 1
+      kinds |= set(_of_talk(content, reply, outcome))
+      if is_checked and truth is not None:
+        kinds |= set(_against(truth, reply, outcome))
+    row.findings += [
+      Finding(k, place, number + 1, reply) for k in sorted(kinds)
+    ]
+
+
+def _of_any(
+  turn: Mapping[str, Any],
+  said: Sequence[str],
+  truth: _Truth | None,
+  at_end: frozenset[str],
+) -> Iterator[str]:
+  """Yields the kinds that any turn can be of."""
+  if turn["fault"] == types.Fault.USER_LEAK:
+    yield "stopped"
+  if turn["fault"] == types.Fault.USER_REFUSAL:
+    yield "refusal"
+  if truth is None:
+    return
+  for secret in truth.after:
+    if _holds(turn["observation"], secret) and not any(
+      _holds(text, secret) for text in said
+    ):
+      yield "leak" if secret in at_end else "premature"
+
+
+def _of_talk(content: str, reply: str, outcome: str) -> Iterator[str]:
+  """Yields the kinds that need no truth."""
+  if _DECLINES.search(reply) or outcome == profiles.EVADED:
+    yield "refusal"
+  asks, says = _plain(content), _plain(reply)
+  short, long = sorted((asks, says), key=len)
+  if len(short.split()) >= _MIN_ECHO and f" {short} " in f" {long} ":
+    yield "echo"
+
+
+def _against(truth: _Truth, reply: str, outcome: str) -> Iterator[str]:
+  """Yields the kinds in which a reply differs from what rules say."""
+  if polarity(reply) * polarity(truth.text) < 0 or (
+    truth.disclosed and outcome in _DENIALS
+  ):
+    yield "contradicts facts"
+  elif (
+    truth.is_answer
+    and outcome != truth.outcome
+    and not polarity(reply)
+    and not any(_holds(reply, text) for text in truth.disclosed)
+  ):
+    yield "ignored"
+
+
+def _holds(text: str, secret: str) -> bool:
+  """Returns whether a text holds a secret as whole words, in any case."""
+  words = _plain(secret)
+  return len(words) >= _MIN_SECRET and f" {words} " in f" {_plain(text)} "
+
+
+@functools.lru_cache(65536)
+def _plain(text: str) -> str:
+  return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def _cell(share: float | None, total: int) -> str:
+  return "-" if share is None else f"{share:.1%} of {total}"
+
+
+if __name__ == "__main__":
+  sys.exit(main())
