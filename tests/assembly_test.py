@@ -58,11 +58,11 @@ def test_a_cpu_is_split_before_jax_starts(run_apart):
   if "USERRL_APART" not in os.environ:
     run_apart(USERRL_APART="1", XLA_FLAGS="")
     return
-  assembly._split_cpu(2)
+  assembly.split_cpu(2)
   assert sharding.make_mesh(config_lib.Mesh(cpu_devices=2)).size == 2
-  assembly._split_cpu(2)  # as it is: nothing to refuse
+  assembly.split_cpu(2)  # as it is: nothing to refuse
   with pytest.raises(ValueError, match="cpu_devices=3 must be set before JAX"):
-    assembly._split_cpu(3)
+    assembly.split_cpu(3)
   assert jax.device_count() == 2
 
 

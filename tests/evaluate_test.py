@@ -11,6 +11,7 @@ from userrl_jax import assembly
 from userrl_jax import config as config_lib
 from userrl_jax import evaluate
 from userrl_jax import gyms
+from userrl_jax import scorecard
 from userrl_jax import types
 from userrl_jax.gyms import function
 
@@ -163,3 +164,29 @@ def test_the_temperature_of_the_evaluation_counts(parts, built, tasks):
   assert texts[0::2] == texts[1::2]  # without chance, attempts are the same
   logprobs = [turn["mean_logprob"] for t in played for turn in t["turns"]]
   np.testing.assert_allclose(logprobs, 0, atol=1e-4)
+
+
+def test_every_profile_meets_every_task(config, built, tmp_path):
+  changed = dataclasses.replace(
+    config,
+    gyms=dataclasses.replace(config.gyms, names=("telepathy",), max_turns=6),
+    evaluation=dataclasses.replace(
+      config.evaluation, agent="oracle", profiles=("plain", "terse")
+    ),
+  )
+  parts = dataclasses.replace(built[0], config=changed, folder=tmp_path)
+  parts = dataclasses.replace(
+    parts, episodes=dataclasses.replace(parts.episodes, max_turns=6)
+  )
+  tasks = assembly.held_out_tasks(changed)
+  found = evaluate.evaluate(parts, None, tasks, "oracle")
+  of = found["profiles"]
+  assert list(of) == ["plain", "terse"]
+  assert {of[p]["telepathy"]["num_attempts"] for p in of} == {2 * len(tasks)}
+  assert of["plain"]["telepathy"]["score"] == 1.0
+  assert of["terse"]["telepathy"]["score"] < 1.0  # the oracle knows no "y"
+  assert found["gyms"]["telepathy"]["num_attempts"] == 4 * len(tasks)
+  kept = _transcripts(tmp_path, "oracle")
+  assert [r["profile"] for r in kept[:4]] == ["plain"] * 2 + ["terse"] * 2
+  read = scorecard.Evaluation.from_dict(found)
+  assert read.to_dict() == found

@@ -86,7 +86,7 @@ def build(config: config_lib.Config) -> Parts:
     ValueError: when folders, tasks, tokenizer, model or mesh do not fit.
   """
   use_compile_cache()
-  _split_cpu(config.mesh.cpu_devices)
+  split_cpu(config.mesh.cpu_devices)
   _keep_freed_memory()
   # Orbax warns that a checkpoint opened for reading is opened for reading.
   logging.getLogger("absl").setLevel(logging.ERROR)
@@ -244,7 +244,7 @@ def use_compile_cache() -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _split_cpu(num_devices: int) -> None:
+def split_cpu(num_devices: int) -> None:
   """Has JAX take the CPU for some devices; without one on it, no matter.
 
   Raises:

@@ -35,7 +35,7 @@ from userrl_jax.users import profiles
 KINDS = {
   "leak": "tells what rules would have hidden to the end; of checked turns",
   "premature": "tells what rules would have told later; of checked turns",
-  "stopped": "a leak that was no observation but a fault; of all turns",
+  "stopped": "a leak that was asked for again, or a fault; of all turns",
   "contradicts facts": "yes for no, or none for a wish; of checked talk",
   "contradicts itself": "yes for no to its own earlier reply; of repeated talk",
   "refusal": "declines to play its part; of talk",
@@ -192,6 +192,21 @@ def audit(runs: Sequence[pathlib.Path]) -> list[Row]:
             f"{type(error).__name__}: {error}"
           ) from error
   return [rows[key] for key in sorted(rows)]
+
+
+def of_episode(
+  settings: Any, task: types.Task, record: Mapping[str, Any]
+) -> Row:
+  """Audits one episode.
+
+  Args:
+    settings: the config that it was played under.
+    task: that was played.
+    record: its transcript.
+  """
+  row = Row("", task.gym)
+  _add(row, record, asyncio.run(_truths(settings, task, record)), task.id)
+  return row
 
 
 def polarity(text: str) -> int:
@@ -357,7 +372,7 @@ def _of_any(
   at_end: frozenset[str],
 ) -> Iterator[str]:
   """Yields the kinds that any turn can be of."""
-  if turn["fault"] == types.Fault.USER_LEAK:
+  if turn["fault"] == types.Fault.USER_LEAK or turn["privileged"].get("leaks"):
     yield "stopped"
   if turn["fault"] == types.Fault.USER_REFUSAL:
     yield "refusal"

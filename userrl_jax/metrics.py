@@ -41,6 +41,8 @@ def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
     flat/<gym>: group/flat_share of the gym's groups
     episode/num, episode/turns, episode/tokens_per_turn (sampled)
     episode/invalid_share; turn/malformed_share of all turns
+    turn/leaks: replies of a model that told too much and were asked for again,
+      once there was one
     group/flat_share: of groups, those whose valid episodes all have one reward
     group/too_few: groups of several with fewer than two valid episodes, which
       have nothing to compare
@@ -82,6 +84,9 @@ def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
     numbers["turn/malformed_share"] = _mean(
       turn.fault == types.Fault.AGENT_MALFORMED for turn in turns
     )
+  leaks = sum(turn.info.get("leaks", 0) for turn in turns)
+  if leaks:
+    numbers["turn/leaks"] = float(leaks)
   if groups:
     numbers["group/flat_share"] = _mean(_is_flat(group) for group in groups)
     numbers["group/too_few"] = float(sum(map(_has_too_few, groups)))

@@ -130,6 +130,7 @@ class Gym(abc.ABC):
     self.task: types.Task | None = None
     self.state: Any = None
     self._is_stepping = False
+    self._num_leaks = 0  # of the turn under way
 
   @abc.abstractmethod
   def system_prompt(self, profile: str) -> str:
@@ -205,7 +206,8 @@ class Gym(abc.ABC):
     Returns:
       A step whose `info["outcome"]` names what happened, and whose
       `info["success"]` tells whether it won the game; the turn limit ends the
-      game as truncated unless this turn terminated it.
+      game as truncated unless this turn terminated it. `info["leaks"]` counts
+      replies that told too much and were asked for again, where there were any.
 
     Raises:
       RuntimeError: before `reset`, after the end, or during another step.
@@ -217,7 +219,7 @@ class Gym(abc.ABC):
       raise RuntimeError("the game is over: make a new gym to play again")
     if self._is_stepping:
       raise RuntimeError("await the step under way before the next")
-    self._is_stepping = True
+    self._is_stepping, self._num_leaks = True, 0
     try:
       hint = self._hint(action)
       if hint:
@@ -236,7 +238,8 @@ class Gym(abc.ABC):
       float(reply.reward),
       reply.terminated,
       truncated,
-      {"outcome": reply.outcome, "success": reply.success},
+      {"outcome": reply.outcome, "success": reply.success}
+      | ({"leaks": self._num_leaks} if self._num_leaks else {}),
     )
 
   def clone(self) -> "Gym":
@@ -272,6 +275,7 @@ class Gym(abc.ABC):
       except types.FaultError as error:
         if error.fault != types.Fault.USER_LEAK or not tries_left:
           raise
+        self._num_leaks += 1
     raise AssertionError("unreachable")
 
   def _check_leak(self, state: Any, reply: Reply, action: types.Action) -> None:

@@ -28,9 +28,7 @@ class Kept(Protocol):
 class Users(Protocol):
   """Which users episodes have; see `users.profiles`."""
 
-  def of(
-    self, task: types.Task, seed: int, member: int
-  ) -> gyms.Manner | None:
+  def of(self, task: types.Task, seed: int, member: int) -> gyms.Manner | None:
     """Returns the manner of an episode's user, by the seed of its gym."""
 
 

@@ -1,0 +1,413 @@
+"""Checks a set-up before a run depends on it, and plays a little with it.
+
+`python -m userrl_jax.doctor --config=...` takes the flags of the run, and
+prints a line a check: ok, warn or fail, and what to do. Keys (never shown),
+endpoints, folders, tokenizer, devices and disk; then one live episode a gym, in
+which the gym's oracle plays with the configured user, and what a whole run asks
+at most at that rate. Exit code 0 when nothing fails, 1 when something does, 2
+for a config that is none. Writes nothing into `out_dir`.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import os
+import pathlib
+import random
+import shutil
+import time
+from typing import Any
+
+import jax
+
+from userrl_jax import assembly
+from userrl_jax import audit
+from userrl_jax import config as config_lib
+from userrl_jax import demonstrate
+from userrl_jax import flags
+from userrl_jax import forecast
+from userrl_jax import gyms
+from userrl_jax import metrics
+from userrl_jax import sharding
+from userrl_jax import stages
+from userrl_jax import types
+from userrl_jax import users
+from userrl_jax.chat import tokenizers
+from userrl_jax.clients import endpoint
+from userrl_jax.gyms import judging
+from userrl_jax.models import published
+from userrl_jax.models import qwen3
+from userrl_jax.rollout import collect
+from userrl_jax.rollout import episode
+from userrl_jax.users import profiles
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+
+_MIN_PARSED = 0.95  # of replies, below which a model is no good user
+_BYTES_A_PARAM = 12  # of a checkpoint: the param and two moments, float32
+_ITERATION = -20  # of the live episodes: apart from all that a run draws
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """What a check came to."""
+
+  status: str  # ok, warn or fail
+  subject: str
+  message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+  """Of the parts of a run what a forecast needs."""
+
+  config: config_lib.Config
+  tasks: Sequence[types.Task]
+
+
+def main(config: config_lib.Config, command: flags.Command) -> None:
+  """Prints every check as it is done.
+
+  Raises:
+    SystemExit: with code 1, when one fails.
+  """
+  statuses = []
+  for line in examine(config):
+    print(f"{line.status:<5}{line.subject}: {line.message}", flush=True)
+    statuses.append(line.status)
+  counts = ", ".join(f"{statuses.count(s)} {s}" for s in (OK, WARN, FAIL))
+  print(f"{'=':<5}{counts}")
+  if FAIL in statuses:
+    raise SystemExit(1)
+
+
+def examine(config: config_lib.Config) -> Iterator[Line]:
+  """Yields the checks of a set-up, in order.
+
+  Args:
+    config: validated by `config_rules.validate`.
+  """
+  checks: tuple[tuple[str, Callable[[config_lib.Config], Iterator[Line]]], ...]
+  checks = (
+    ("folders", _folders),
+    ("tokenizer", _tokenizer),
+    ("devices", _devices),
+    ("disk", _disk),
+    ("search", _search_key),
+    ("users", _users),
+  )
+  for subject, check in checks:
+    try:
+      yield from check(config)
+    except (ValueError, OSError) as error:  # what a user can do wrong
+      yield Line(FAIL, subject, str(error))
+
+
+def _folders(config: config_lib.Config) -> Iterator[Line]:
+  out_dir = pathlib.Path(config.out_dir)
+  if not os.access(_existing(out_dir), os.W_OK):
+    message = f"{out_dir} must be writable; give another out_dir"
+    yield Line(FAIL, "out_dir", message)
+  elif assembly.has_begun(out_dir):
+    message = f"{out_dir} holds a run, which the same command goes on with"
+    yield Line(
+      WARN, "out_dir", f"{message}; give another out_dir to begin anew"
+    )
+  else:
+    yield Line(OK, "out_dir", f"{out_dir} can be written")
+  given = {
+    "init_from": config.init_from,
+    "model.folder": config.model.folder,
+    "tokenizer.folder": config.tokenizer.folder,
+  }
+  if config.gyms.tasks not in ("generated", "pack"):
+    given["gyms.tasks"] = config.gyms.tasks
+  for field, path in given.items():
+    if path and pathlib.Path(path).exists():
+      yield Line(OK, field, f"{path} is there")
+    elif path:
+      message = (
+        f"must be a folder that is there, got {path}; check its spelling"
+      )
+      yield Line(FAIL, field, message)
+
+
+def _tokenizer(config: config_lib.Config) -> Iterator[Line]:
+  settings = config.tokenizer
+  if not settings.folder:
+    message = "the built-in one, from init_from or trained as the run begins"
+    yield Line(OK, "tokenizer", message)
+    return
+  found = tokenizers.load(settings.folder, settings.kind)
+  model = published.configured(config.model)
+  message = f"{found.vocab_size} ids; the model has {model.vocab_size}"
+  if found.vocab_size > model.vocab_size:
+    message += ": too few; choose the tokenizer of the model"
+    yield Line(FAIL, "tokenizer", message)
+  else:
+    yield Line(OK, "tokenizer", message)
+
+
+def _devices(config: config_lib.Config) -> Iterator[Line]:
+  assembly.split_cpu(config.mesh.cpu_devices)
+  found = jax.devices()
+  mesh = sharding.make_mesh(config.mesh)
+  sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
+  shape = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+  message = f"{len(found)} x {found[0].device_kind}; mesh: {shape}"
+  is_slow = found[0].platform == "cpu" and _num_params(config) > 10**8
+  if is_slow:
+    message += "; a model of this size wants a GPU or TPU: install that jax"
+  yield Line(WARN if is_slow else OK, "devices", message)
+
+
+def _disk(config: config_lib.Config) -> Iterator[Line]:
+  one = _num_params(config) * _BYTES_A_PARAM
+  num_kept = len(config.stages) * (config.checkpoint.keep + 1)
+  free = shutil.disk_usage(_existing(pathlib.Path(config.out_dir))).free
+  message = (
+    f"{free / 1e9:.1f} GB free; a checkpoint takes about {one / 1e9:.3g} GB, "
+    f"a run keeps {num_kept} at most"
+  )
+  if free < one:
+    yield Line(FAIL, "disk", f"{message}; give an out_dir with more room")
+  elif free < one * num_kept:
+    yield Line(WARN, "disk", f"{message}; lower checkpoint.keep, or make room")
+  else:
+    yield Line(OK, "disk", message)
+
+
+def _search_key(config: config_lib.Config) -> Iterator[Line]:
+  search = config.gyms.search
+  if search.source != "web" or "search" not in _played(config):
+    return
+  if os.environ.get(search.api_key_env, "").strip():
+    yield Line(OK, "search key", f"{search.api_key_env} is set")
+  else:
+    message = f"set {search.api_key_env} to the key for {search.web_url}"
+    yield Line(
+      FAIL, "search key", f"{message}, or gyms.search.source to corpus"
+    )
+
+
+def _users(config: config_lib.Config) -> Iterator[Line]:
+  """Yields what the user, asked live, comes to in every gym and a whole run."""
+  is_model = config.user.kind == "endpoint"
+  if config.recording.mode == "replay":
+    message = f"answers come from {config.recording.file}; nobody is asked here"
+    yield Line(WARN, "user", f"{message}, and nothing is measured")
+    return
+  user = users.User(config.user, config.judge, config.budget)
+  if is_model:
+    yield from _keys(config)
+    start = time.monotonic()
+    asyncio.run(user.check())
+    user.take_counts()
+    where = config.user.base_url or endpoint.OPENAI_URL
+    seconds = time.monotonic() - start
+    message = f"{config.user.model} at {where} answered in {seconds:.2f} s"
+    yield Line(OK, "user", message)
+  else:
+    yield Line(OK, "user", "rules, which need no key")
+  totals: dict[str, float] = {}
+  num_steps, seconds = 0, 0.0
+  for name in _played(config):
+    try:
+      line, counts, steps, took = _live(config, user, name)
+    except types.SetupError:  # which ends any run, and so the rest of this
+      raise
+    except ValueError as error:
+      yield Line(FAIL, f"gym {name}", str(error))
+      continue
+    yield line
+    num_steps, seconds = num_steps + steps, seconds + took
+    for key, value in counts.items():
+      totals[key] = totals.get(key, 0.0) + value
+  yield from _whole_run(config, totals, seconds)
+
+
+def _keys(config: config_lib.Config) -> Iterator[Line]:
+  of = {"user": config.user.api_key_env}
+  if config.judge.model:
+    of["judge"] = config.judge.api_key_env or config.user.api_key_env
+  for role, variable in of.items():
+    has_one = bool(variable and os.environ.get(variable, "").strip())
+    said = f"{variable} is set" if has_one else "none, and none is needed there"
+    yield Line(OK, f"{role} key", said)  # a missing one has raised by now
+
+
+def _live(
+  config: config_lib.Config, user: users.User, name: str
+) -> tuple[Line, Mapping[str, float], int, float]:
+  """Plays an episode of a gym.
+
+  Returns:
+    What it came to, what it took of the endpoints (see `User.take_counts`), its
+    turns and its time in seconds.
+
+  Raises:
+    types.SetupError: when no episode can go better.
+    ValueError: when the gym has no tasks, or nobody can answer in them.
+  """
+  task, *_ = gyms.load_tasks(name, config.gyms, "train", config.seed)
+  seed = collect.episode_seed(config.seed, _ITERATION, task, -1)
+  script = demonstrate.oracle_script(
+    task, random.Random(seed), 0.0, config.gyms
+  )
+  settings = episode.Settings(
+    config.rollout, config.gyms.max_turns, config.chat.profile, False
+  )
+  judges: list[judging.Judge | None] = []
+
+  async def play() -> types.Trajectory:
+    async with user.opened() as judge:
+      judges.append(judge)
+      gym = gyms.make(name, config.gyms, judge)
+      mix = profiles.mix(config.user.profiles)
+      if mix is not None and gym.talk:
+        gym.manner = mix.of(task, seed, 0)
+      return await episode.play(
+        task,
+        gym,
+        demonstrate.Speaker(script),
+        settings,
+        seed=seed,
+        member=0,
+        iteration=_ITERATION,
+      )
+
+  start = time.monotonic()
+  trajectory = asyncio.run(play())
+  took = time.monotonic() - start
+  counts = user.take_counts()
+  line = _of_episode(config, trajectory, judges[0], counts, took)
+  return line, counts, len(trajectory.turns), took
+
+
+def _of_episode(
+  config: config_lib.Config,
+  trajectory: types.Trajectory,
+  judge: judging.Judge | None,
+  counts: Mapping[str, float],
+  took: float,
+) -> Line:
+  """Returns the line of a live episode."""
+  t = trajectory
+  row = audit.of_episode(config, t.task, metrics.trajectory_record(t))
+  leaks = sum(f.kind in ("leak", "premature", "stopped") for f in row.findings)
+  num_turns = len(t.turns)
+  said = [f"score {t.score:.2f} in {num_turns} turns"]
+  said.append(f"{took / max(num_turns, 1):.2f} s a turn")
+  parsed = 1.0
+  if judge is not None and judge.num_replies:
+    parsed = judge.num_verdicts / judge.num_replies
+    said.append(f"{_sum(counts, 'requests'):.0f} requests")
+    said.append(
+      f"{_sum(counts, 'tokens_in'):.0f} tokens in, "
+      f"{_sum(counts, 'tokens_out'):.0f} out"
+    )
+    if _has_prices(config):
+      said.append(f"${_sum(counts, 'usd'):.6f}")
+    said.append(f"{parsed:.0%} of {judge.num_replies} replies parsed")
+  said.append(f"{leaks} leaks")
+  if t.profile:
+    said.append(f"a {t.profile} user")
+  status, advice = OK, ""
+  if not t.is_valid:
+    status, advice = FAIL, f"; ended by {t.fault}: {t.detail}{_remedy(t.fault)}"
+  elif parsed < _MIN_PARSED:
+    status = WARN
+    advice = "; set user.structured, raise user.max_tokens, or ask a better one"
+  elif leaks:
+    status, advice = WARN, "; the model tells what it must hide: ask another"
+  return Line(status, f"gym {t.task.gym}", ", ".join(said) + advice)
+
+
+def _remedy(fault: types.Fault) -> str:
+  """Returns what to do about a fault."""
+  asks = {
+    types.Fault.USER_TIMEOUT: "raise user.timeout_s, or ask less at once",
+    types.Fault.USER_BUSY: "set user.requests_per_minute or max_concurrent",
+    types.Fault.USER_ERROR: "look at the endpoint's own log",
+    types.Fault.USER_UNPARSABLE: "set user.structured, or ask another model",
+    types.Fault.USER_LEAK: "set user.on_leak to reask, or ask another model",
+    types.Fault.USER_REFUSAL: "ask another model",
+  }
+  return f"; {asks[fault]}" if fault in asks else ""
+
+
+def _whole_run(
+  config: config_lib.Config, totals: Mapping[str, float], took: float
+) -> Iterator[Line]:
+  """Yields what a run asks at most, at the rate of the live episodes."""
+  if config.user.kind == "scripted":
+    yield Line(OK, "a whole run", "asks no model and costs nothing")
+    return
+  plan = _Plan(config, assembly.load_tasks(config, "train"))
+  try:
+    found: Any = plan  # a forecast reads of the parts of a run these two
+    calls = sum(forecast.calls(found, stages.plan(found)).values())
+  except ValueError as error:
+    yield Line(WARN, "a whole run", f"cannot be foretold: {error}")
+    return
+  num = _sum(totals, "requests")
+  if not num:
+    yield Line(WARN, "a whole run", f"{calls:,} calls at most, none measured")
+    return
+  each_in, each_out = (_sum(totals, f"tokens_{x}") / num for x in ("in", "out"))
+  hours = calls * took / num / config.user.max_concurrent / 3600
+  said = [
+    f"{calls:,} calls at most",
+    f"of {each_in:.0f} tokens in and {each_out:.0f} out each",
+    f"{hours:.2f} hours of answers, {config.user.max_concurrent} at once",
+  ]
+  usd = calls * _sum(totals, "usd") / num
+  if _has_prices(config):
+    said.append(f"${usd:,.2f}")
+  else:
+    said.append("no prices (user.usd_per_million_in and _out)")
+  caps = config.budget
+  short = [
+    f"budget.{name} {cap:g} may end it sooner"
+    for name, cap, need in (
+      ("max_calls", caps.max_calls, calls),
+      ("max_tokens", caps.max_tokens, calls * (each_in + each_out)),
+      ("max_usd", caps.max_usd, usd),
+    )
+    if 0 < cap < need
+  ]
+  status = WARN if short else OK
+  yield Line(status, "a whole run", "; ".join((*said, *short)))
+
+
+def _sum(counts: Mapping[str, float], name: str) -> float:
+  """Returns a count of all roles together."""
+  return sum(counts.get(f"{role}/{name}", 0.0) for role in ("user", "judge"))
+
+
+def _has_prices(config: config_lib.Config) -> bool:
+  prices = (config.user.usd_per_million_in, config.user.usd_per_million_out)
+  of_judge = config.judge.usd_per_million_in, config.judge.usd_per_million_out
+  return any((*prices, *of_judge))
+
+
+def _played(config: config_lib.Config) -> tuple[str, ...]:
+  return config.gyms.names + config.evaluation.held_out_gyms
+
+
+def _num_params(config: config_lib.Config) -> int:
+  model = published.configured(config.model)
+  init = lambda: qwen3.init(model, jax.random.key(0))
+  return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init)))
+
+
+def _existing(path: pathlib.Path) -> pathlib.Path:
+  """Returns the folder that is there and holds, or will hold, a path."""
+  path = path.absolute()
+  while not path.exists():
+    path = path.parent
+  return path
+
+
+if __name__ == "__main__":
+  flags.run(main)
