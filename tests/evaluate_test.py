@@ -170,6 +170,7 @@ def test_every_profile_meets_every_task(config, built, tmp_path):
   changed = dataclasses.replace(
     config,
     gyms=dataclasses.replace(config.gyms, names=("telepathy",), max_turns=6),
+    rollout=dataclasses.replace(config.rollout, max_tokens_per_episode=4096),
     evaluation=dataclasses.replace(
       config.evaluation, agent="oracle", profiles=("plain", "terse")
     ),
