@@ -1,9 +1,9 @@
 """Audits users by the transcripts of runs: do they keep to their part?
 
 `python -m userrl_jax.audit RUN...` reads `RUN/transcripts/` and prints in
-Markdown, for each kind of user and gym, what share of turns had one of KINDS,
-how consistent and how diverse replies were, and where to read the first of
-each; `--json FILE` writes all of them.
+Markdown, for each kind of user and gym, what share of turns had one of
+`audit_rows.KINDS`, how consistent and how diverse replies were, and where to
+read the first of each; `--json FILE` writes all of them.
 
 What is true, and what may be told when, comes from playing the same moves again
 before the gym's own user by rules, which is exact for tasks that rules know.
@@ -18,12 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import json
-import math
 import pathlib
 import re
 import sys
 from typing import Any
 
+from userrl_jax import audit_rows
 from userrl_jax import config_fields
 from userrl_jax import gyms
 from userrl_jax import types
@@ -31,28 +31,6 @@ from userrl_jax.gyms import base
 from userrl_jax.rollout import collect
 from userrl_jax.users import profiles
 
-# Kind -> what it means, and the turns that its share is of.
-KINDS = {
-  "leak": "tells what rules would have hidden to the end; of checked turns",
-  "premature": "tells what rules would have told later; of checked turns",
-  "stopped": "a leak that was asked for again, or a fault; of all turns",
-  "contradicts facts": "yes for no, or none for a wish; of checked talk",
-  "contradicts itself": "yes for no to its own earlier reply; of repeated talk",
-  "refusal": "declines to play its part; of talk",
-  "ignored": "no answer where rules have one; of checked talk",
-  "echo": "repeats the agent's own sentence; of talk",
-}
-_OF = {
-  "leak": "checked",
-  "premature": "checked",
-  "stopped": "turns",
-  "contradicts facts": "checked talk",
-  "contradicts itself": "repeated",
-  "refusal": "talk",
-  "ignored": "checked talk",
-  "echo": "talk",
-}
-_NUM_EXAMPLES = 3
 _MIN_ECHO = 5  # words that a sentence must have to be an echo
 _MIN_SECRET = 3  # letters of what can be told from chance
 _POLAR = re.compile(r"(?:^|[.!?:]\s+)(yes|no|y|n)(?=[.,]|$)", re.I)
@@ -63,62 +41,6 @@ _DECLINES = re.compile(
   re.I,
 )
 _DENIALS = ("no_preference", "no_wish", profiles.MISLED)
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-  """One turn in which a user did not keep to its part."""
-
-  kind: str  # of KINDS
-  place: str  # file:line
-  turn: int  # from 1
-  reply: str  # of the user
-
-
-@dataclasses.dataclass
-class Row:
-  """What the turns of one kind of user in one gym came to."""
-
-  user: str
-  gym: str
-  num_episodes: int = 0
-  # turns, checked, talk, "checked talk", repeated: what shares are of
-  counts: collections.Counter[str] = dataclasses.field(
-    default_factory=collections.Counter
-  )
-  findings: list[Finding] = dataclasses.field(default_factory=list)
-  # (task, question) -> how often it was answered yes and no
-  asked: dict[tuple[str, str], collections.Counter[int]] = dataclasses.field(
-    default_factory=dict
-  )
-  replies: collections.Counter[str] = dataclasses.field(
-    default_factory=collections.Counter
-  )
-
-  def share(self, kind: str) -> float | None:
-    """Returns the share of turns with a kind; None where it is of nothing."""
-    total = self.counts[_OF[kind]]
-    found = sum(f.kind == kind for f in self.findings)
-    return found / total if total else None
-
-  @property
-  def consistency(self) -> tuple[float | None, int]:
-    """The share of pairs of replies to one question that agree, and the pairs.
-
-    Of questions about one task that were asked again, in the same episode or
-    another, and answered by yes or no.
-    """
-    agree = pairs = 0
-    for counts in self.asked.values():
-      agree += sum(math.comb(n, 2) for n in counts.values())
-      pairs += math.comb(counts.total(), 2)
-    return (agree / pairs if pairs else None), pairs
-
-  @property
-  def diversity(self) -> float | None:
-    """The number of distinct replies, as a share of all to talk."""
-    total = self.replies.total()
-    return len(self.replies) / total if total else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,19 +75,21 @@ def main(argv: Sequence[str] | None = None) -> int:
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
-  print(table(rows))
+  print(audit_rows.table(rows))
   if arguments.json:
-    arguments.json.write_text(json.dumps(to_dicts(rows), indent=2) + "\n")
+    arguments.json.write_text(
+      json.dumps(audit_rows.to_dicts(rows), indent=2) + "\n"
+    )
   return 0
 
 
-def audit(runs: Sequence[pathlib.Path]) -> list[Row]:
+def audit(runs: Sequence[pathlib.Path]) -> list[audit_rows.Row]:
   """Audits all transcripts of runs.
 
   Raises:
     ValueError: when a run has no config or no transcripts, or a broken line.
   """
-  rows: dict[tuple[str, str], Row] = {}
+  rows: dict[tuple[str, str], audit_rows.Row] = {}
   for run in runs:
     settings = _config(run)
     files = sorted((run / "transcripts").glob("*.jsonl"))
@@ -182,7 +106,7 @@ def audit(runs: Sequence[pathlib.Path]) -> list[Row]:
           record = json.loads(line)
           gym, profile = record["gym"], record.get("profile", "")
           user = f"{model} ({profile})" if profile else model
-          row = rows.setdefault((user, gym), Row(user, gym))
+          row = rows.setdefault((user, gym), audit_rows.Row(user, gym))
           task = tasks(gym, record["split"]).get(record["task"])
           truths = asyncio.run(_truths(settings, task, record)) if task else []
           _add(row, record, truths, f"{path}:{number}")
@@ -196,7 +120,7 @@ def audit(runs: Sequence[pathlib.Path]) -> list[Row]:
 
 def of_episode(
   settings: Any, task: types.Task, record: Mapping[str, Any]
-) -> Row:
+) -> audit_rows.Row:
   """Audits one episode.
 
   Args:
@@ -204,7 +128,7 @@ def of_episode(
     task: that was played.
     record: its transcript.
   """
-  row = Row("", task.gym)
+  row = audit_rows.Row("", task.gym)
   _add(row, record, asyncio.run(_truths(settings, task, record)), task.id)
   return row
 
@@ -213,50 +137,6 @@ def polarity(text: str) -> int:
   """Returns 1 for a yes, -1 for a no, 0 for neither; the last one counts."""
   found = _POLAR.findall(text)
   return 0 if not found else 1 if found[-1].lower() in ("yes", "y") else -1
-
-
-def table(rows: Sequence[Row]) -> str:
-  """Returns the audit in Markdown: shares with counts, then where to read."""
-  head = ["user", "gym", "episodes", "turns (checked)", *KINDS]
-  lines = [[*head, "consistent (pairs)", "distinct replies"]]
-  lines.append(["---"] * len(lines[0]))
-  for row in rows:
-    cells = [row.user, row.gym, str(row.num_episodes)]
-    cells.append(f"{row.counts['turns']} ({row.counts['checked']})")
-    cells += [_cell(row.share(k), row.counts[_OF[k]]) for k in KINDS]
-    agree, pairs = row.consistency
-    cells.append(_cell(agree, pairs))
-    cells.append(_cell(row.diversity, row.replies.total()))
-    lines.append(cells)
-  text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-  notes = [f"- {kind}: {meaning}" for kind, meaning in KINDS.items()]
-  examples = [
-    f"- {row.user}, {row.gym}, {kind}: {f.place} turn {f.turn}: {f.reply:.80}"
-    for row in rows
-    for kind in KINDS
-    for f in [f for f in row.findings if f.kind == kind][:_NUM_EXAMPLES]
-  ]
-  return "\n\n".join(
-    filter(None, (text, "\n".join(notes), "\n".join(examples)))
-  )
-
-
-def to_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
-  """Returns the audit as JSON-able dicts, with every finding."""
-  return [
-    {
-      "user": row.user,
-      "gym": row.gym,
-      "episodes": row.num_episodes,
-      "counts": dict(row.counts),
-      "shares": {kind: row.share(kind) for kind in KINDS},
-      "consistency": row.consistency[0],
-      "pairs": row.consistency[1],
-      "diversity": row.diversity,
-      "findings": [dataclasses.asdict(f) for f in row.findings],
-    }
-    for row in rows
-  ]
 
 
 def _config(run: pathlib.Path) -> Any:
@@ -320,7 +200,7 @@ async def _truths(
 
 
 def _add(
-  row: Row,
+  row: audit_rows.Row,
   record: Mapping[str, Any],
   truths: Sequence[_Truth | None],
   place: str,
@@ -361,7 +241,7 @@ def _add(
       if is_checked and truth is not None:
         kinds |= set(_against(truth, reply, outcome))
     row.findings += [
-      Finding(k, place, number + 1, reply) for k in sorted(kinds)
+      audit_rows.Finding(k, place, number + 1, reply) for k in sorted(kinds)
     ]
 
 
@@ -419,10 +299,6 @@ def _holds(text: str, secret: str) -> bool:
 @functools.lru_cache(65536)
 def _plain(text: str) -> str:
   return " ".join(re.findall(r"\w+", text.lower()))
-
-
-def _cell(share: float | None, total: int) -> str:
-  return "-" if share is None else f"{share:.1%} of {total}"
 
 
 if __name__ == "__main__":
