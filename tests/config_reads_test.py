@@ -25,11 +25,8 @@ _FIELDS = {
   for name, kind in _CLASSES.items()
 }
 _ABOUT_CONFIG = {
-  "config.py",
-  "config_gyms.py",
-  "config_rules.py",
-  "flags.py",
-  "method_rules.py",
+  *("config.py", "config_gyms.py", "config_rules.py", "flags.py"),
+  *("local_rules.py", "method_rules.py"),
 }
 
 # {name of an attribute: classes of the config that it holds}

@@ -36,6 +36,7 @@ from userrl_jax.models import published
 from userrl_jax.models import qwen3
 from userrl_jax.models import weights
 from userrl_jax.rollout import episode
+from userrl_jax.serving import host
 
 # Tasks whose dialogues the built-in tokenizer is trained on.
 _NUM_CORPUS_TASKS = 200
@@ -94,6 +95,7 @@ def build(config: config_lib.Config) -> Parts:
   model = published.configured(config.model)
   mesh = sharding.make_mesh(config.mesh)
   sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
+  models = host.local_models(config.user, config.judge, config.local)
   user = users.User(
     config.user,
     config.judge,
@@ -103,6 +105,7 @@ def build(config: config_lib.Config) -> Parts:
     agent=users.agent_settings(
       config.user, config.agent, config.evaluation, config.rollout
     ),
+    models=models,
   )
   asyncio.run(user.check())
   tasks = load_tasks(config, "train")

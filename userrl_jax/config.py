@@ -83,9 +83,12 @@ class Gyms:
 class User:
   """Who answers the agent in gyms where someone does."""
 
-  kind: str = "scripted"  # scripted (rules), or endpoint (a model)
+  # scripted (rules), endpoint (a model elsewhere), local (one in this process).
+  kind: str = "scripted"
   base_url: str = ""  # endpoint: such as http://localhost:8000/v1
-  model: str = ""  # endpoint: the name it knows the model by
+  # endpoint: the name it knows the model by; local: a folder, of a run or of
+  # published weights.
+  model: str = ""
   api_key_env: str = "OPENAI_API_KEY"  # variable of the environment
   temperature: float = 0.0
   max_tokens: int = 256  # of a reply
@@ -185,6 +188,18 @@ class Engine:
   # When an episode needs a row and all are taken: wait for one, or give_up
   # that of an episode whose user thinks; its history is then read again.
   when_full: str = "wait"
+
+
+@dataclasses.dataclass
+class Local:
+  """Models in this process as user and judge: user.kind local."""
+
+  max_length: int = 2048  # ids of a prompt and its reply
+  dtype: str = "auto"  # float32, bfloat16; auto: as the folder has it
+  thinking: bool = False  # replies may begin with a think block
+  engine: Engine = dataclasses.field(
+    default_factory=lambda: Engine(num_rows=32, num_lanes=32, extend_tokens=512)
+  )
 
 
 @dataclasses.dataclass
@@ -368,6 +383,7 @@ class Config:
   user: User = dataclasses.field(default_factory=User)
   judge: Judge = dataclasses.field(default_factory=Judge)
   agent: Agent = dataclasses.field(default_factory=Agent)
+  local: Local = dataclasses.field(default_factory=Local)
   recording: Recording = dataclasses.field(default_factory=Recording)
   budget: Budget = dataclasses.field(default_factory=Budget)
   rollout: Rollout = dataclasses.field(default_factory=Rollout)

@@ -13,6 +13,7 @@ from typing import Any
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import gym_rules
+from userrl_jax import local_rules
 from userrl_jax import method_rules
 from userrl_jax.users import profiles
 
@@ -30,8 +31,9 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
     "released_eval",
   ),
   "Search.source": ("corpus", "web"),
-  "User.kind": ("scripted", "endpoint"),
+  "User.kind": ("scripted", "endpoint", "local"),
   "User.on_leak": ("fault", "reask"),
+  "Local.dtype": ("auto", "float32", "bfloat16"),
   "Recording.mode": ("live", "record", "replay", "replay_or_live"),
   "Engine.when_full": ("wait", "give_up"),
   "Credit.score": ("mean", "sum", "r2g"),
@@ -293,18 +295,21 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
     ),
     (
       "user.model",
-      "the name of a model when user.kind is endpoint",
+      "the name of a model when user.kind is endpoint, its folder when local",
       c.user.kind == "scripted" or c.user.model != "",
     ),
-    *(
-      (
-        f"user.{name}",
-        "empty unless user.kind is endpoint: rules ask no model",
-        c.user.kind == "endpoint" or getattr(c.user, name) == "",
-      )
-      for name in ("base_url", "model")
+    (
+      "user.base_url",
+      "empty unless user.kind is endpoint: there is no other address",
+      c.user.kind == "endpoint" or c.user.base_url == "",
+    ),
+    (
+      "user.model",
+      "empty where user.kind is scripted: rules ask no model",
+      c.user.kind != "scripted" or c.user.model == "",
     ),
     *_endpoint_rules(c),
+    *local_rules.rules(c.user, c.judge, c.local),
     (
       "cold_start.top_k",
       f"at most cold_start.num_tries ({c.cold_start.num_tries})",
@@ -352,7 +357,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
 
 def _endpoint_rules(c: config_lib.Config) -> Iterator[tuple[str, str, bool]]:
   """Yields the rules of what only an endpoint can do: see `_mix_problems`."""
-  is_user = c.user.kind == "endpoint"
+  is_user, asks = c.user.kind == "endpoint", c.user.kind != "scripted"
   is_agent = c.evaluation.agent == "endpoint"
   is_endpoint = is_user or is_agent
   for name, value in vars(c.agent).items():
@@ -369,13 +374,8 @@ def _endpoint_rules(c: config_lib.Config) -> Iterator[tuple[str, str, bool]]:
     default = getattr(config_lib.Evaluation(), name)
     is_left_out = getattr(c.evaluation, name) == default
     yield f"evaluation.{name}", rule, is_left_out or not is_agent
-  for path, value in (
-    ("user.on_leak", c.user.on_leak != "reask"),
-    ("user.structured", c.user.structured),
-    ("judge.model", c.judge.model),
-  ):
-    rule = "left out unless user.kind is endpoint: rules ask no model"
-    yield path, rule, is_user or not value
+  rule = "left out unless user.kind is endpoint: nothing else has it"
+  yield "user.structured", rule, is_user or not c.user.structured
   for path, value in (
     ("user.requests_per_minute", c.user.requests_per_minute),
     ("user.tokens_per_minute", c.user.tokens_per_minute),
@@ -386,15 +386,18 @@ def _endpoint_rules(c: config_lib.Config) -> Iterator[tuple[str, str, bool]]:
     ("budget.max_tokens", c.budget.max_tokens),
     ("budget.max_calls", c.budget.max_calls),
   ):
-    rule = "left out unless user.kind is endpoint: rules ask no model"
+    rule = "left out unless user.kind is endpoint: nothing else has it"
     yield path, rule, is_endpoint or not value
+  rule = "left out where user.kind is scripted: rules ask no model"
+  yield "judge.model", rule, asks or not c.judge.model
+  yield "user.on_leak", rule, asks or c.user.on_leak == "reask"
   for name, value in vars(c.judge).items():
     rule = "left out unless judge.model names a model that judges"
     default = getattr(config_lib.Judge(), name)
     yield f"judge.{name}", rule, c.judge.model != "" or value == default
   is_live = c.recording.mode == "live"
-  rule = "live unless user.kind is endpoint: rules need no recording"
-  yield "recording.mode", rule, is_endpoint or is_live
+  rule = "live where user.kind is scripted: rules need no recording"
+  yield "recording.mode", rule, asks or is_agent or is_live
   rule = "given where recording.mode is not live, and only there"
   yield "recording.file", rule, is_live == (c.recording.file == "")
   prices = (

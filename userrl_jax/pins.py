@@ -83,6 +83,7 @@ def of(
         *map(dataclasses.asdict, sections),
         user,
         *map(dataclasses.asdict, (c.rollout, c.engine, c.mesh)),
+        *([dataclasses.asdict(c.local)] if c.user.kind == "local" else ()),
         evaluation,
       ]
     ),

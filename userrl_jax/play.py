@@ -159,12 +159,18 @@ def _prepared(config: config_lib.Config, command: flags.Command) -> Sitting:
     from userrl_jax import partner  # JAX starts only where a policy plays
 
     return Sitting(config, tasks, terminal, is_user, partner.load(config))
+  models = {}
+  if config.user.kind == "local":
+    from userrl_jax.serving import host  # as above
+
+    models = host.local_models(config.user, config.judge, config.local)
   user = users.User(
     config.user,
     config.judge,
     config.budget,
     config.recording,
     pathlib.Path(config.out_dir),
+    models,
   )
   asyncio.run(user.check())
   if is_user:

@@ -48,6 +48,16 @@ class Decoded(NamedTuple):
   model_logprobs_Bn: jax.Array  # the same under the untempered distribution
 
 
+def lay_out(
+  params: qwen3.Params, config: qwen3.Config, mesh: jax.sharding.Mesh
+) -> qwen3.Params:
+  """Returns params as an engine samples with them: unstacked, on its mesh."""
+  if not isinstance(params["layers"], tuple):  # else it is done already
+    params = _unstack(params, config)
+  # The engine's devices may be others than those that params come from.
+  return jax.device_put(params, sharding.sampling_shardings(params, mesh))
+
+
 @functools.partial(
   jax.jit,
   static_argnames=("config", "mesh", "num_rows", "length"),
@@ -201,6 +211,11 @@ def fork(
 def num_programs() -> int:
   """Returns how many programs the device calls have compiled so far."""
   return sum(call._cache_size() for call in (extend, decode, fork))
+
+
+@functools.partial(jax.jit, static_argnames=("config",))
+def _unstack(params: qwen3.Params, config: qwen3.Config) -> qwen3.Params:
+  return qwen3.sampling_layout(params, config)
 
 
 def _decode_tile(

@@ -91,10 +91,11 @@ class Engine:
   async def serving(self, params: qwen3.Params) -> AsyncIterator[None]:
     """Does the device work of all sessions while the context is entered.
 
-    A copy of the params in their sampling layout lives as long.
+    A copy of the params in their sampling layout lives as long, unless they
+    come in it.
 
     Args:
-      params: to sample with.
+      params: to sample with, as they are or as `cache.lay_out` made them.
 
     Raises:
       Exception: what a device call raised; every waiting turn then ends in an
@@ -123,10 +124,7 @@ class Engine:
 
   def _lay_out(self, params: qwen3.Params) -> None:
     self._layout = None  # freed before its successor is made
-    layout = _unstack(params, self._model)
-    # The engine's devices may be others than those that params come from.
-    where = sharding.sampling_shardings(layout, self._mesh)
-    self._layout = jax.device_put(layout, where)
+    self._layout = cache_lib.lay_out(params, self._model, self._mesh)
 
   def open(
     self,
@@ -387,11 +385,6 @@ class Engine:
 
   def _call_length(self, needed: int) -> int:
     return scheduler.call_length(needed, self._length, attention.CACHE_BLOCK)
-
-
-@functools.partial(jax.jit, static_argnames=("config",))
-def _unstack(params: qwen3.Params, config: qwen3.Config) -> qwen3.Params:
-  return qwen3.sampling_layout(params, config)
 
 
 def _fault(error: Exception) -> types.FaultError:

@@ -76,6 +76,8 @@ class Session:
   logprobs: list[float] = dataclasses.field(default_factory=list)
   model_logprobs: list[float] = dataclasses.field(default_factory=list)
   done: asyncio.Future | None = None  # set while it is under way
+  # Called after each device call that worked for it.
+  on_progress: Callable[[], None] | None = None
 
   @property
   def num_unread(self) -> int:
@@ -89,6 +91,13 @@ class Session:
   def knows_prompt(self) -> bool:
     """Whether its row holds its prompt, but for the id that decoding reads."""
     return self.num_written >= len(self.prompt) - 1
+
+  def sampled_so_far(self) -> Sampled:
+    """Returns what there is of the turn under way."""
+    # Log-probs are booked last, perhaps in another thread at this moment.
+    n = len(self.model_logprobs)
+    ids = self.token_ids[self.turn_start : self.turn_start + n]
+    return Sampled(ids, self.logprobs[:n], self.model_logprobs[:n], False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,6 +325,8 @@ def finish_turns(
 ) -> None:
   """Gives finished turns to those who await them."""
   for session in sessions:
+    if session.on_progress is not None:
+      session.on_progress()
     ids = session.token_ids[session.turn_start :]
     stopped = bool(ids) and ids[-1] == stop_id
     if session.done is None or not (stopped or session.budget == 0):

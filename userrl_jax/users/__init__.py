@@ -1,11 +1,11 @@
-"""Who answers the agent: rules, or a model behind an endpoint.
+"""Who answers the agent: rules, or a model: behind an endpoint, or in here.
 
-In: the sections of a config that are about endpoints. Out: a `User`, kept for
-a run, which opens a judge for `gyms.make` as long as the episodes that it
-answers.
+In: the sections of a config that are about users, and models in this process.
+Out: a `User`, kept for a run, which opens a judge for `gyms.make` as long as
+the episodes that it answers.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 import contextlib
 import dataclasses
 import pathlib
@@ -13,6 +13,7 @@ import pathlib
 from userrl_jax import config
 from userrl_jax import types
 from userrl_jax.clients import endpoint
+from userrl_jax.clients import local as local_lib
 from userrl_jax.clients import shared as shared_lib
 from userrl_jax.gyms import judging
 
@@ -34,6 +35,7 @@ class User:
     recorded: config.Recording | None = None,
     folder: pathlib.Path | None = None,
     agent: config.User | None = None,
+    models: Mapping[str, local_lib.Model] | None = None,
   ):
     """Checks the settings; connects to nothing.
 
@@ -45,13 +47,15 @@ class User:
       folder: of the run, which keeps what was spent; None keeps nothing.
       agent: of an endpoint that plays under the same limits, see
         `agent_settings`; None: none does.
+      models: in this process, by `user.model` and `judge.model`.
 
     Raises:
-      types.SetupError: when an endpoint's settings do not hold.
+      types.SetupError: when an endpoint's settings do not hold, or there is no
+        such model in this process.
       ValueError: when the recording, or what was spent, cannot be read.
     """
     self._settings = settings
-    self._clients: dict[str, endpoint.Endpoint] = {}
+    self._clients: dict[str, endpoint.Endpoint | local_lib.Local] = {}
     self._taken: dict[str, float] = {}
     if settings.kind == "scripted" and agent is None:
       return
@@ -60,16 +64,31 @@ class User:
       self._clients["agent"] = endpoint.Endpoint(agent, "agent", self._shared)
     if settings.kind == "scripted":
       return
-    self._clients["user"] = endpoint.Endpoint(settings, "user", self._shared)
+    roles = {"user": settings}
     if judge is not None and judge.model:
-      self._clients["judge"] = endpoint.Endpoint(
-        _judging(settings, judge), "judge", self._shared
+      roles["judge"] = _judging(settings, judge)
+    for role, own in roles.items():
+      self._clients[role] = self._client(own, role, models or {})
+
+  def _client(
+    self, own: config.User, role: str, models: Mapping[str, local_lib.Model]
+  ) -> endpoint.Endpoint | local_lib.Local:
+    if own.kind != "local":
+      return endpoint.Endpoint(own, role, self._shared)
+    if own.model not in models:
+      raise types.SetupError(
+        "user.kind local needs the model in this process, which this command "
+        "does not load; choose user.kind endpoint and serve the model with "
+        "python -m userrl_jax.serve"
       )
+    return local_lib.Local(own, role, self._shared, models[own.model])
 
   @property
   def agent(self) -> endpoint.Endpoint:
     """Returns the endpoint that plays, open while the user is."""
-    return self._clients["agent"]
+    client = self._clients["agent"]
+    assert isinstance(client, endpoint.Endpoint)
+    return client
 
   @contextlib.asynccontextmanager
   async def opened(self) -> AsyncIterator[judging.Judge | None]:
@@ -100,7 +119,7 @@ class User:
   async def check(self) -> None:
     """Asks every endpoint for one word, before anything depends on it.
 
-    A replay asks nobody.
+    A replay asks nobody; and a model in this process would have to be compiled.
 
     Raises:
       types.SetupError: when one does not answer; says why.
@@ -109,6 +128,8 @@ class User:
     for role, client in self._clients.items():
       if self._shared.recording.mode == "replay":
         return
+      if isinstance(client, local_lib.Local):
+        continue
       async with client:
         await _check(role, client)
 
@@ -119,6 +140,7 @@ class User:
       user/requests (sent, retries included), user/retries, user/tokens_in,
         user/tokens_out (as the endpoint tells)
       user/failed/<fault>: questions that ended in it, once it has occurred
+      user/device_calls of a model in this process, whatever they asked for
       user/usd where tokens have a price; user/outages and user/outage_s, once
         there was one; user/replayed where a recording answers
       judge/...: the same of a judge of its own
@@ -132,6 +154,8 @@ class User:
       totals[f"{role}/tokens_out"] = counts.num_tokens_out
       for fault, number in counts.failures.items():
         totals[f"{role}/failed/{fault}"] = number
+      if isinstance(client, local_lib.Local):
+        totals[f"{role}/device_calls"] = client.num_device_calls
       usd = self._shared.budget.of_process(role).usd
       num_outages, outage_s = client.outages
       optional = {"usd": usd, "outages": num_outages, "outage_s": outage_s}
