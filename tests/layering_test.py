@@ -110,7 +110,10 @@ _JAX_FREE = [
     "clients",
     "agents",
     "chat",
+    "local_rules",
     "rollout.episode",
+    "serving.connections",
+    "serving.requests",
   )
   and module != f"{_PACKAGE}.agents.policy"
 ]

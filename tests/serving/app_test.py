@@ -66,7 +66,8 @@ def random_host(tmp_path_factory):
 def calling_host(tmp_path_factory):
   folder = tmp_path_factory.mktemp("m") / "m"
   return small.host(
-    small.chain_folder(folder, "a", "<tool_call>", small.CALL, "</tool_call>")
+    small.chain_folder(folder, "a", "<tool_call>", small.CALL, "</tool_call>"),
+    max_length=512,
   )
 
 

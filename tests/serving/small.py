@@ -7,6 +7,7 @@ folder gives a reply that a test knows.
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -28,6 +29,7 @@ from userrl_jax.serving import host as host_lib
 
 CALL = '\n{"name": "find", "arguments": {"word": "kite"}}\n'
 VERDICT = '{"answer": "Yes"}'
+RIGHT = '{"right": true}'
 SETTINGS = config_lib.Engine(
   num_rows=8,
   num_lanes=8,
@@ -37,11 +39,13 @@ SETTINGS = config_lib.Engine(
 )
 
 
-def tokenizer():
+def tokenizer(phrases=()):
+  # Less one of them it is none of a run's own, whose prompts are pieces.
+  usual = [phrase for phrase in chat_lib.PHRASES if phrase != "system\n"]
   return tokenizers.train_sentencepiece(
     ["a bird in the hand", "what is it?"] * 3,
     512,
-    [*chat_lib.PHRASES, CALL, VERDICT],
+    [*usual, CALL, VERDICT, RIGHT, *phrases],
   )
 
 
@@ -69,14 +73,17 @@ def random_folder(folder, seed=0):
   return _save(folder, params, model, made)
 
 
-def chain_folder(folder, *pieces):
+def chain_folder(folder, *pieces, phrases=()):
   """Writes a model that says these pieces after any prompt, then stops.
 
   Args:
     folder: to write.
-    *pieces: texts of one id each, or special tokens; none twice.
+    *pieces: texts of one id each, or special tokens, none twice; several in
+      a tuple are as likely as each other.
+    phrases: further pieces of the tokenizer.
   """
-  made = tokenizer()
+  ways = [(p,) if isinstance(p, str) else p for p in pieces]
+  made = tokenizer([*phrases, *(p for way in ways for p in way if p[0] != "<")])
   size = made.vocab_size
   model = shape(size, size)
   zeros = jax.tree.map(
@@ -86,10 +93,15 @@ def chain_folder(folder, *pieces):
   zeros["embed"]["embedding"] = np.eye(size, dtype=np.float32)
   zeros["final_norm"]["scale"] += 1
   opening = chat_lib.Chat(made, "full").prompt_ids("", "x", ())
-  chain = [opening[-1], *(_one_id(made, piece) for piece in pieces)]
-  assert len(set(chain)) == len(chain)
-  for now, after in zip(chain, [*chain[1:], made.im_end_id]):
-    zeros["head"]["kernel"][now, after] = 10.0
+  chain = [[opening[-1]]]
+  chain += [[_one_id(made, piece) for piece in way] for way in ways]
+  chain.append([made.im_end_id])
+  # A local user's chat closes a think block before its turn.
+  closed = chat_lib.Chat(made, "full", thinking=False).prompt_ids("", "x", ())
+  chain[0].append(closed[-1])
+  for now, after in itertools.pairwise(chain):
+    for one in now:
+      zeros["head"]["kernel"][one, after] = 1.0
   return _save(folder, jax.tree.map(jnp.asarray, zeros), model, made)
 
 

@@ -1,0 +1,288 @@
+"""A model in this process as user and judge: its faults, its draws, GRPO."""
+
+import asyncio
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.clients import episodes
+from tests.serving import small
+from userrl_jax import config as config_lib
+from userrl_jax import config_fields
+from userrl_jax import config_rules
+from userrl_jax import gyms
+from userrl_jax import types
+from userrl_jax import underway
+from userrl_jax import users
+from userrl_jax.chat import qwen3 as chat_lib
+from userrl_jax.serving import host as host_lib
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  """Returns models: one talks at random, others give a verdict."""
+  folder = tmp_path_factory.mktemp("models")
+  return {
+    "random": small.random_folder(folder / "random"),
+    "yes": small.chain_folder(folder / "yes", small.VERDICT),
+    "right": small.chain_folder(folder / "right", small.RIGHT),
+  }
+
+
+def make_user(user, judge=None, recorded=None, **changes):
+  settings = config_lib.User(kind="local", model=str(user), **changes)
+  judge = config_lib.Judge(model=str(judge)) if judge else config_lib.Judge()
+  local = config_lib.Local(max_length=1536, engine=small.SETTINGS)
+  models = host_lib.local_models(settings, judge, local)
+  return users.User(settings, judge, recorded=recorded, models=models), models
+
+
+def faults_of(groups):
+  return [str(t.fault) for t in episodes.trajectories(groups)]
+
+
+def test_verdicts_play_and_what_is_none_is_a_fault(folders):
+  table = episodes.Table()
+  # Asks "Is it big?" and the like, then guesses: the judge is asked last.
+  user, models = make_user(folders["yes"], folders["right"])
+  groups = table.play(user)
+  assert set(faults_of(groups)) == {"ok"}
+  assert any(t.reward == 1 for t in episodes.trajectories(groups))
+  counts = user.take_counts()
+  assert counts["user/requests"] > 6 and counts["judge/requests"] > 2
+  assert counts["user/tokens_out"] == 2 * counts["user/requests"]
+  # Many episodes ask at once, and share device calls.
+  calls = counts["user/device_calls"] + counts["judge/device_calls"]
+  asked = counts["user/requests"] + counts["judge/requests"]
+  yes = models[str(folders["yes"])].engine.counters
+  assert yes.mean("lanes_busy") > 1.5, (calls, asked)
+
+  user, _ = make_user(folders["random"], max_tokens=12, num_reasks=1)
+  groups = table.play(user)
+  invalid = [t for t in episodes.trajectories(groups) if not t.is_valid]
+  assert {str(t.fault) for t in invalid} == {"user_unparsable"}
+  assert len(invalid) == len(episodes.trajectories(groups))
+  assert all(t.reward == 0 for t in invalid)
+  counts = user.take_counts()
+  assert counts["user/requests"] == 2 * len(invalid)  # and one re-ask each
+  assert counts["user/failed/user_unparsable"] > 0
+
+
+def complete(user, *texts, name="e"):
+  async def main():
+    async with user.opened() as judge:
+      with underway.episode(name, "telepathy"):
+        return [
+          await judge._complete([{"role": "user", "content": text}])
+          for text in texts
+        ]
+
+  return asyncio.run(main())
+
+
+def test_a_draw_is_a_function_of_the_episode(folders):
+  draws = lambda name: complete(
+    make_user(folders["yes"])[0], "a", "a", name=name
+  )
+  assert draws("e") == [small.VERDICT] * 2
+  hot = {"temperature": 5.0, "max_tokens": 40}
+
+  def tried(name):
+    try:
+      return complete(make_user(folders["yes"], **hot)[0], "a", name=name)
+    except types.FaultError as error:
+      return error.detail
+
+  # So hot a chain says anything; whatever it is, it is said again.
+  assert tried("e") == tried("e")
+
+
+def test_a_prompt_too_long_and_a_reply_cut_off_have_names(folders):
+  user, _ = make_user(folders["random"], max_tokens=3)
+  with pytest.raises(types.FaultError) as error:
+    complete(user, "bird " * 2000)
+  assert error.value.fault == types.Fault.USER_ERROR and error.value.is_final
+  assert "local.max_length (1536)" in error.value.detail
+  assert "bird" not in error.value.detail
+  with pytest.raises(types.FaultError, match="cut off at 3 tokens") as error:
+    complete(user, "hm")
+  assert error.value.fault == types.Fault.USER_UNPARSABLE
+
+
+def test_a_recording_is_played_without_the_model(folders, tmp_path):
+  table = episodes.Table()
+  file = str(tmp_path / "answers.sqlite")
+  record = config_lib.Recording("record", file)
+  user, _ = make_user(folders["yes"], folders["right"], record)
+  first = table.play(user)
+  replay = config_lib.Recording("replay", file)
+  user, models = make_user(folders["yes"], folders["right"], replay)
+  assert episodes.written(table.play(user)) == episodes.written(first)
+  assert all(host.num_device_calls == 0 for host in models.values())
+
+
+@pytest.mark.parametrize(
+  ("changes", "field"),
+  [
+    ({}, None),
+    ({"judge.model": "other", "judge.temperature": 1.0}, None),
+    ({"recording.mode": "record", "recording.file": "x"}, None),
+    ({"local.dtype": "bfloat16", "local.engine.num_rows": 64}, None),
+    ({"user.model": ""}, "user.model"),
+    ({"user.base_url": "http://localhost:1/v1"}, "user.base_url"),
+    ({"user.structured": True}, "user.structured"),
+    ({"user.timeout_s": 3.0}, "user.timeout_s"),
+    ({"user.max_concurrent": 3}, "user.max_concurrent"),
+    ({"user.api_key_env": "KEY"}, "user.api_key_env"),
+    ({"budget.max_calls": 3}, "budget.max_calls"),
+    ({"user.max_tokens": 2048}, "user.max_tokens"),
+    ({"judge.model": "x", "judge.base_url": "http://h/v1"}, "judge.base_url"),
+    ({"local.engine.num_lanes": 64}, "local.engine.num_lanes"),
+    ({"local.engine.extend_tokens": 64}, "local.engine.extend_tokens"),
+    ({"local.engine.when_full": "give_up"}, "local.engine.when_full"),
+    ({"local.dtype": "int8"}, "local.dtype"),
+    ({"user.kind": "scripted", "user.model": ""}, None),
+    (
+      {"user.kind": "endpoint", "local.max_length": 64},
+      "local.max_length",
+    ),
+    (
+      {"user.kind": "endpoint", "local.engine.num_rows": 64},
+      "local.engine.num_rows",
+    ),
+  ],
+)
+def test_impossible_mixes_are_refused(changes, field):
+  config = config_lib.Config()
+  for path, value in (
+    {"user.kind": "local", "user.model": "folder"} | changes
+  ).items():
+    *sections, name = path.split(".")
+    section = config
+    for one in sections:
+      section = getattr(section, one)
+    setattr(section, name, value)
+  if field is None:
+    config_rules.validate(config)
+    return
+  with pytest.raises(ValueError) as error:
+    config_rules.validate(config)
+  (line,) = str(error.value).splitlines()
+  assert line.startswith(f"{field} must be ")
+
+
+@pytest.mark.parametrize(
+  ("path", "message"),
+  [
+    ("nowhere", "user.model must be the folder of a run"),
+    (".", "config.json"),
+  ],
+)
+def test_a_folder_without_a_model_is_refused(tmp_path, path, message):
+  with pytest.raises(ValueError, match=message):
+    make_user(tmp_path / path)
+
+
+def test_a_model_that_cannot_fit_is_refused(folders):
+  settings = config_lib.User(kind="local", model=str(folders["yes"]))
+  local = config_lib.Local(engine=config_lib.Engine(num_rows=2**24))
+  with pytest.raises(ValueError, match="user.model: the model must fit"):
+    host_lib.local_models(settings, config_lib.Judge(), local)
+
+
+RECIPE = """
+import json, pathlib
+from userrl_jax import config_fields
+
+
+def get_config():
+  path = pathlib.Path(__file__).with_suffix(".json")
+  return config_fields.from_dict(json.loads(path.read_text()))
+"""
+
+
+def policy_folder(folder, settings):
+  """Writes a policy that asks, or guesses: one as likely as the other."""
+  gym = gyms.make("telepathy", settings)
+  call = lambda choice, content: (
+    f'\n{{"name": "interact_with_env", "arguments": '
+    f'{{"choice": "{choice}", "content": "{content}"}}}}\n'
+  )
+  return small.chain_folder(
+    folder,
+    "<tool_call>",
+    (call("action", "Is it big?"), call("answer", "a kite")),
+    "</tool_call>",
+    phrases=chat_lib.prompt_phrases(
+      "brief", gym.system_prompt("brief"), gym.choices
+    ),
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("judge", ["", "right"])
+def test_grpo_with_models_on_both_sides(folders, tmp_path, root, judge):
+  c = config_lib.Config(out_dir=str(tmp_path / "run"), stages=("grpo",))
+  c.gyms = config_lib.Gyms(
+    names=("telepathy",), num_train_tasks=8, num_test_tasks=2, max_turns=3
+  )
+  policy = policy_folder(tmp_path / "policy", c.gyms)
+  c.model.preset, c.model.folder = "", str(policy)
+  c.tokenizer.folder = str(policy)
+  c.user = config_lib.User(
+    kind="local", model=str(folders["yes"]), max_tokens=16, num_reasks=0
+  )
+  if judge:
+    c.judge = config_lib.Judge(model=str(folders[judge]), max_tokens=16)
+  c.local = config_lib.Local(max_length=1536, engine=small.SETTINGS)
+  c.rollout.max_tokens_per_turn = 8
+  c.rollout.max_tokens_per_episode = 320
+  c.rollout.max_invalid_share = 1.0
+  c.engine = config_lib.Engine(num_rows=16, num_lanes=16, decode_tokens=8)
+  c.packing = config_lib.Packing(row_length=320, rows_per_micro_batch=4)
+  c.grpo.num_iterations = 2
+  c.grpo.tasks_per_iteration = 4
+  c.grpo.group_size = 4
+  c.evaluation.num_tasks = 2
+  config_rules.validate(c)
+  recipe = tmp_path / "run.py"
+  recipe.write_text(RECIPE)
+  values = config_fields.to_dict(c)
+  recipe.with_suffix(".json").write_text(json.dumps(values))
+  done = subprocess.run(
+    [sys.executable, "-m", "userrl_jax.train", f"--config={recipe}"],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr
+  folder = pathlib.Path(c.out_dir)
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  steps = [json.loads(line) for line in lines]
+  assert len(steps) == 2
+  assert all(step["user/requests"] > 8 for step in steps)
+  # Several episodes' questions go into a device call.
+  tokens = sum(step["user/tokens_out"] for step in steps)
+  assert tokens > 1.5 * sum(step["user/device_calls"] for step in steps)
+  played = [
+    json.loads(line)
+    for path in folder.glob("transcripts/grpo*.jsonl")
+    for line in path.read_text().splitlines()
+  ]
+  guessed = [
+    t for t in played if any("answer" in x["text"] for x in t["turns"])
+  ]
+  asked = [t for t in played if t not in guessed]
+  assert guessed and asked
+  assert {t["fault"] for t in asked} == {"ok"}
+  if judge:
+    assert {(t["fault"], t["reward"]) for t in guessed} == {("ok", 1.0)}
+  else:  # the user's model judges, and says what is no verdict on a guess
+    assert {t["fault"] for t in guessed} == {"user_unparsable"}
+    assert {t["reward"] for t in guessed} == {0.0}
+    assert sum(step["user/failed/user_unparsable"] for step in steps) == 0
