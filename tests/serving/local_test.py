@@ -266,9 +266,12 @@ def test_grpo_with_models_on_both_sides(folders, tmp_path, root, judge):
   steps = [json.loads(line) for line in lines]
   assert len(steps) == 2
   assert all(step["user/requests"] > 8 for step in steps)
-  # Several episodes' questions go into a device call.
-  tokens = sum(step["user/tokens_out"] for step in steps)
-  assert tokens > 1.5 * sum(step["user/device_calls"] for step in steps)
+  # Each question alone would take this many device calls, or more.
+  alone = [
+    step["user/tokens_in"] / small.SETTINGS.extend_chunk + step["user/requests"]
+    for step in steps
+  ]
+  assert sum(step["user/device_calls"] for step in steps) < 0.5 * sum(alone)
   played = [
     json.loads(line)
     for path in folder.glob("transcripts/grpo*.jsonl")
@@ -285,4 +288,5 @@ def test_grpo_with_models_on_both_sides(folders, tmp_path, root, judge):
   else:  # the user's model judges, and says what is no verdict on a guess
     assert {t["fault"] for t in guessed} == {"user_unparsable"}
     assert {t["reward"] for t in guessed} == {0.0}
-    assert sum(step["user/failed/user_unparsable"] for step in steps) == 0
+    shares = [step["episode/invalid_share"] for step in steps]
+    assert all(0 < share < 1 for share in shares)

@@ -34,8 +34,8 @@ SETTINGS = config_lib.Engine(
   num_rows=8,
   num_lanes=8,
   decode_tokens=8,
-  extend_chunk=64,
-  extend_tokens=256,
+  extend_chunk=128,
+  extend_tokens=1024,
 )
 
 
@@ -53,7 +53,7 @@ def shape(vocab_size, hidden_size=32):
   return qwen3.Config(
     vocab_size=vocab_size,
     hidden_size=hidden_size,
-    num_layers=2,
+    num_layers=1,
     num_heads=4,
     num_kv_heads=2,
     head_dim=8,

@@ -97,8 +97,12 @@ class Server:
     for task in self._idle:
       task.cancel()
     left = set(self._tasks)
-    finishing: asyncio.Future[Any] = asyncio.gather(*left, return_exceptions=True)
-    hurrying: asyncio.Future[Any] = asyncio.ensure_future((hurry or asyncio.Event()).wait())
+    finishing: asyncio.Future[Any] = asyncio.gather(
+      *left, return_exceptions=True
+    )
+    hurrying: asyncio.Future[Any] = asyncio.ensure_future(
+      (hurry or asyncio.Event()).wait()
+    )
     await asyncio.wait(
       {finishing, hurrying},
       timeout=grace_s,
@@ -264,7 +268,7 @@ class _Connection:
       await asyncio.wait({task})
     except BaseException:
       task.cancel()
-      made: list[Any] = await asyncio.gather(task, return_exceptions=True)
+      made: Any = await asyncio.gather(task, return_exceptions=True)
       if isinstance(made[0], Response):
         made[0].on_sent()
       raise
