@@ -197,9 +197,7 @@ class Local:
   max_length: int = 2048  # ids of a prompt and its reply
   dtype: str = "auto"  # float32, bfloat16; auto: as the folder has it
   thinking: bool = False  # replies may begin with a think block
-  engine: Engine = dataclasses.field(
-    default_factory=lambda: Engine(num_rows=32, num_lanes=32, extend_tokens=512)
-  )
+  num_rows: int = 32  # requests sampled at once, on each device
 
 
 @dataclasses.dataclass

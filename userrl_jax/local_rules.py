@@ -19,13 +19,9 @@ def rules(
   """Yields what must hold between fields that are right by themselves."""
   is_local = user.kind == "local"
   if not is_local:
-    default = config.Local()
     rule = "left out unless user.kind is local: there is no such model"
-    yield "local.max_length", rule, local.max_length == default.max_length
-    yield "local.dtype", rule, local.dtype == default.dtype
-    yield "local.thinking", rule, local.thinking == default.thinking
-    for name, value in vars(default.engine).items():
-      yield f"local.engine.{name}", rule, getattr(local.engine, name) == value
+    for name, value in vars(config.Local()).items():
+      yield f"local.{name}", rule, getattr(local, name) == value
     return
   default_user = config.User()
   for name in _OF_ENDPOINTS:
@@ -41,19 +37,3 @@ def rules(
   rule = f"below local.max_length ({local.max_length}): prompts come first"
   yield "user.max_tokens", rule, user.max_tokens < local.max_length
   yield "judge.max_tokens", rule, judge.max_tokens < local.max_length
-  engine = local.engine
-  yield (
-    "local.engine.num_lanes",
-    f"at most local.engine.num_rows ({engine.num_rows})",
-    engine.num_lanes <= engine.num_rows,
-  )
-  yield (
-    "local.engine.extend_tokens",
-    f"at least local.engine.extend_chunk ({engine.extend_chunk})",
-    engine.extend_tokens >= engine.extend_chunk,
-  )
-  yield (
-    "local.engine.when_full",
-    "wait: a request keeps its row until it is answered",
-    engine.when_full == "wait",
-  )

@@ -18,7 +18,6 @@ import signal
 import sys
 
 from userrl_jax import assembly
-from userrl_jax import config as config_lib
 from userrl_jax.serving import app as app_lib
 from userrl_jax.serving import connections
 from userrl_jax.serving import folders
@@ -76,13 +75,10 @@ def _host(arguments: argparse.Namespace) -> host_lib.Host:
       "--port must be 0 to 65535 and --grace_s 0 or more, got "
       f"{arguments.port} and {arguments.grace_s}"
     )
-  settings = config_lib.Engine(
-    num_rows=arguments.num_rows,
-    num_lanes=arguments.num_rows,
-    extend_tokens=512,
-  )
   source = folders.read(arguments.model, "--model", arguments.dtype)
-  return host_lib.Host(source, settings, arguments.max_length, "--model")
+  return host_lib.Host(
+    source, arguments.num_rows, arguments.max_length, "--model"
+  )
 
 
 def _key(variable: str) -> str:

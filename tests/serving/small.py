@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from userrl_jax import config as config_lib
 from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tokenizers
 from userrl_jax.models import qwen3
@@ -30,13 +29,7 @@ from userrl_jax.serving import host as host_lib
 CALL = '\n{"name": "find", "arguments": {"word": "kite"}}\n'
 VERDICT = '{"answer": "Yes"}'
 RIGHT = '{"right": true}'
-SETTINGS = config_lib.Engine(
-  num_rows=8,
-  num_lanes=8,
-  decode_tokens=8,
-  extend_chunk=128,
-  extend_tokens=1024,
-)
+NUM_ROWS = 8
 
 
 def tokenizer(phrases=()):
@@ -105,9 +98,9 @@ def chain_folder(folder, *pieces, phrases=()):
   return _save(folder, jax.tree.map(jnp.asarray, zeros), model, made)
 
 
-def host(folder, max_length=256, settings=SETTINGS):
+def host(folder, max_length=256):
   source = folders.read(str(folder), "--model")
-  return host_lib.Host(source, settings, max_length, "--model")
+  return host_lib.Host(source, NUM_ROWS, max_length, "--model")
 
 
 @contextlib.contextmanager
@@ -117,7 +110,7 @@ def served(folder, *flags, **environment):
   process = subprocess.Popen(
     [
       *(sys.executable, "-m", "userrl_jax.serve", f"--model={folder}"),
-      *("--port=0", "--max_length=256", "--num_rows=8", *flags),
+      *("--port=0", "--max_length=256", f"--num_rows={NUM_ROWS}", *flags),
     ],
     cwd=root,
     env=dict(os.environ) | environment,

@@ -1,6 +1,6 @@
 """A model with an engine of its own: prompts in, sampled turns out.
 
-In: a `folders.Source` and the sizes of an engine. Out: a `Host`, which answers
+In: a `folders.Source` and how much it may hold. Out: a `Host`, which answers
 whoever asks at the same time together: clients over HTTP (`app`), or the gyms
 of a run as user and judge (`local_models`). Its params never change, so it
 keeps them in their sampling layout alone.
@@ -28,6 +28,7 @@ from userrl_jax.models import published
 from userrl_jax.models import qwen3
 from userrl_jax.serving import folders
 
+_EXTEND_TOKENS = 512  # ids that all rows together may read in a device call
 GREEDY = sampling_lib.Sampling(temperature=0)
 
 
@@ -37,7 +38,7 @@ class Host:
   def __init__(
     self,
     source: folders.Source,
-    settings: config.Engine,
+    num_rows: int,
     max_length: int,
     field: str,
   ):
@@ -48,7 +49,7 @@ class Host:
 
     Args:
       source: of the model.
-      settings: rows, lanes, and sizes of a device call.
+      num_rows: requests sampled at once, on each device.
       max_length: ids of a prompt and its reply together.
       field: the setting that names the model.
 
@@ -58,6 +59,10 @@ class Host:
     self.source = source
     self.chat = source.chat
     self.max_length = max_length
+    # A request keeps its row until it is answered: none waits for a user.
+    settings = config.Engine(
+      num_rows=num_rows, num_lanes=num_rows, extend_tokens=_EXTEND_TOKENS
+    )
     self._mesh = sharding.make_mesh(config.Mesh(), jax.local_devices())
     self.engine = engine_lib.Engine(
       source.model,
@@ -192,7 +197,7 @@ def local_models(
   hosts: dict[str, Host] = {}
   for field, folder in names.items():
     source = folders.read(folder, field, settings.dtype, settings.thinking)
-    hosts[folder] = Host(source, settings.engine, settings.max_length, field)
+    hosts[folder] = Host(source, settings.num_rows, settings.max_length, field)
   return hosts
 
 
