@@ -137,7 +137,6 @@ def test_a_wrong_flag_is_one_message(
   capsys, monkeypatch, tmp_path, flags, message
 ):
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(jax.config, "jax_compilation_cache_dir", None)
   assert serve.main(flags) == 2
   told = capsys.readouterr()
   assert message in told.err and not told.out
