@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import pathlib
 import subprocess
 import sys
 
@@ -219,37 +218,52 @@ def policy_folder(folder, settings):
   )
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("judge", ["", "right"])
-def test_grpo_with_models_on_both_sides(folders, tmp_path, root, judge):
-  c = config_lib.Config(out_dir=str(tmp_path / "run"), stages=("grpo",))
+def write_recipe(folder, user, judge=None, num_iterations=2):
+  """Writes a recipe of GRPO with models on both sides; returns its file.
+
+  By hand, for more iterations:
+    python -c "import pathlib as p; from tests.serving import local_test as t
+    from tests.serving import small as s; d = p.Path('runs/both'); d.mkdir()
+    t.write_recipe(d, s.chain_folder(d / 'user', s.VERDICT), num_iterations=10)"
+    python -m userrl_jax.train --config=runs/both/run.py
+  """
+  c = config_lib.Config(out_dir=str(folder / "run"), stages=("grpo",))
   c.gyms = config_lib.Gyms(
     names=("telepathy",), num_train_tasks=8, num_test_tasks=2, max_turns=3
   )
-  policy = policy_folder(tmp_path / "policy", c.gyms)
+  policy = policy_folder(folder / "policy", c.gyms)
   c.model.preset, c.model.folder = "", str(policy)
   c.tokenizer.folder = str(policy)
   c.user = config_lib.User(
-    kind="local", model=str(folders["yes"]), max_tokens=16, num_reasks=0
+    kind="local", model=str(user), max_tokens=16, num_reasks=0
   )
   if judge:
-    c.judge = config_lib.Judge(model=str(folders[judge]), max_tokens=16)
+    c.judge = config_lib.Judge(model=str(judge), max_tokens=16)
   c.local = config_lib.Local(max_length=1536, num_rows=small.NUM_ROWS)
   c.rollout.max_tokens_per_turn = 8
   c.rollout.max_tokens_per_episode = 320
   c.rollout.max_invalid_share = 1.0
   c.engine = config_lib.Engine(num_rows=16, num_lanes=16, decode_tokens=8)
   c.packing = config_lib.Packing(row_length=320, rows_per_micro_batch=4)
-  c.grpo.num_iterations = 2
+  c.grpo.num_iterations = num_iterations
   c.grpo.tasks_per_iteration = 4
   c.grpo.group_size = 4
   c.evaluation.num_tasks = 2
   config_rules.validate(c)
-  recipe = tmp_path / "run.py"
+  recipe = folder / "run.py"
   recipe.write_text(RECIPE)
   values = config_fields.to_dict(c)
   recipe.with_suffix(".json").write_text(json.dumps(values))
+  return recipe
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("judge", ["", "right"])
+def test_grpo_with_models_on_both_sides(folders, tmp_path, root, judge):
+  recipe = write_recipe(
+    tmp_path, folders["yes"], folders[judge] if judge else None
+  )
   done = subprocess.run(
     [sys.executable, "-m", "userrl_jax.train", f"--config={recipe}"],
     cwd=root,
@@ -258,7 +272,7 @@ def test_grpo_with_models_on_both_sides(folders, tmp_path, root, judge):
     timeout=900,
   )
   assert done.returncode == 0, done.stderr
-  folder = pathlib.Path(c.out_dir)
+  folder = tmp_path / "run"
   lines = (folder / "metrics.jsonl").read_text().splitlines()
   steps = [json.loads(line) for line in lines]
   assert len(steps) == 2
