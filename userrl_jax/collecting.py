@@ -99,7 +99,9 @@ def play_scripted(
       parts.config.rollout.max_tokens_per_episode,
     )
 
-  return _play_apart(parts, make_agent, tasks, group_size, iteration, kept)
+  return _play_apart(
+    parts, make_agent, tasks, group_size, iteration, kept, users
+  )
 
 
 def play_endpoint(
@@ -108,6 +110,7 @@ def play_endpoint(
   group_size: int,
   iteration: int,
   kept: collect.Kept | None = None,
+  users: collect.Users | None = None,
 ) -> list[types.Group]:
   """Lets the model of section agent play as `play` lets the policy.
 
@@ -123,7 +126,9 @@ def play_endpoint(
       parts.config.agent.tools,
     )
 
-  return _play_apart(parts, make_agent, tasks, group_size, iteration, kept)
+  return _play_apart(
+    parts, make_agent, tasks, group_size, iteration, kept, users
+  )
 
 
 def _play_apart(
@@ -133,6 +138,7 @@ def _play_apart(
   group_size: int,
   iteration: int,
   kept: collect.Kept | None,
+  users: collect.Users | None,
 ) -> list[types.Group]:
   """Plays with agents that need no engine."""
 

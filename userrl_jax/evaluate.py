@@ -140,7 +140,7 @@ def _play(
     )
   if settings.agent == "endpoint":
     return collecting.play_endpoint(
-      parts, tasks, settings.num_attempts, _ITERATION, kept
+      parts, tasks, _num_members(settings), _ITERATION, kept, users
     )
   scripts = {
     "oracle": functools.partial(
