@@ -170,7 +170,7 @@ def _prepared(config: config_lib.Config, command: flags.Command) -> Sitting:
     config.budget,
     config.recording,
     pathlib.Path(config.out_dir),
-    models,
+    models=models,
   )
   asyncio.run(user.check())
   if is_user:
