@@ -92,7 +92,7 @@ def test_the_rate_falls_over_the_arms_own_length(parts):
 
 def test_what_a_stage_needs_beside_its_update(parts):
   stage = dataclasses.replace(_plan(parts)["grpo"], start="")
-  assert stages.beside(parts, stage) == {"reference": None, "recompute": None}
+  assert stages.beside(parts, stage) == {"frozen": None, "recompute": None}
   assert stages.capacity(parts, stage) == 16  # of 128 long ones
   grpo = config_lib.Grpo(kl_coef=0.1, num_mini_batches=4, importance_cap=2.0)
   config = dataclasses.replace(parts.config, grpo=grpo)
@@ -102,7 +102,7 @@ def test_what_a_stage_needs_beside_its_update(parts):
   assert beside["recompute"] is not None
   state, _ = stages.start(parts, stage)
   for one, first in zip(
-    jax.tree.leaves(beside["reference"]),
+    jax.tree.leaves(beside["frozen"]),
     jax.tree.leaves(state.params),
     strict=True,
   ):

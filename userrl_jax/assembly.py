@@ -19,7 +19,7 @@ import sys
 
 import jax
 
-from userrl_jax import checkpoint
+from userrl_jax import bases
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import demonstrate
@@ -32,6 +32,7 @@ from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tokenizers
 from userrl_jax.inference import engine as engine_lib
 from userrl_jax.models import attention
+from userrl_jax.models import lora
 from userrl_jax.models import published
 from userrl_jax.models import qwen3
 from userrl_jax.models import weights
@@ -123,6 +124,7 @@ def build(config: config_lib.Config) -> Parts:
     model,
     # What only rounds the vocabulary up is no token: not sampled, not learned.
     num_ids=tokenizer.vocab_size,
+    **lora.fields(config.lora),
     attention=attention.choose(
       config.model.attention,
       platform=jax.default_backend(),
@@ -222,20 +224,14 @@ def first_params(
     ValueError: when the folder does not hold params of this model.
   """
   seed = parts.config.seed
-  init = lambda: qwen3.init(parts.model, jax.random.key(seed))
-  shapes = jax.eval_shape(init)
-  shardings = sharding.param_shardings(shapes, parts.mesh)
   folder = folder or parts.config.init_from
-  if not folder and parts.config.model.folder:
+  if folder:
+    return bases.load_params(folder, parts.model, parts.mesh, step)
+  init = lambda: qwen3.init(parts.model, jax.random.key(seed))
+  shardings = sharding.param_shardings(jax.eval_shape(init), parts.mesh)
+  if parts.config.model.folder:
     return weights.load(parts.config.model.folder, parts.model, shardings)
-  if not folder:
-    return jax.jit(init, out_shardings=shardings)()
-  wanted = jax.tree.map(
-    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-    shapes,
-    shardings,
-  )
-  return checkpoint.load_params(folder, wanted, step)
+  return jax.jit(init, out_shardings=shardings)()
 
 
 def use_compile_cache() -> None:

@@ -25,6 +25,16 @@ class Model:
 
 
 @dataclasses.dataclass
+class Lora:
+  """Low-rank adapters, trained by every stage but base in place of params."""
+
+  rank: int = 0  # 0 trains all params
+  alpha: float = 16.0  # adapters weigh alpha / rank
+  # Matrices of each layer that get one: q, k, v, o, gate, up, down.
+  targets: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass
 class Tokenizer:
   """Which text is which id."""
 
@@ -375,6 +385,7 @@ class Config:
   # rl_only_updates and rl_only (GRPO from the base).
   stages: tuple[str, ...] = ("base", "cold_start", "grpo")
   model: Model = dataclasses.field(default_factory=Model)
+  lora: Lora = dataclasses.field(default_factory=Lora)
   tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
   chat: Chat = dataclasses.field(default_factory=Chat)
   gyms: Gyms = dataclasses.field(default_factory=Gyms)

@@ -21,6 +21,7 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   "Model.dtype": ("float32", "bfloat16"),
   "Model.attention": ("auto", "xla", "cudnn", "splash"),
   "Model.remat": ("none", "full"),
+  "Lora.targets": ("q", "k", "v", "o", "gate", "up", "down"),
   "Tokenizer.kind": ("sentencepiece", "huggingface"),
   "Chat.profile": ("full", "brief"),
   "Gyms.levels": (1, 2, 3),
@@ -64,6 +65,7 @@ _ARMS = _NAMES["Config.stages"][3:]
 _MAY_BE_EMPTY = (
   "Model.preset",
   "Model.folder",
+  "Lora.targets",
   "Tau.checkout",
   "Tokenizer.folder",
   "User.base_url",
@@ -92,6 +94,7 @@ _SIZE_OR_REST: _Rule = ("positive, or -1", lambda x: x > 0 or x == -1)
 _NUMBERS = {
   "Config.seed": _NOT_NEGATIVE,
   "Model.num_layers": _NOT_NEGATIVE,
+  "Lora.rank": _NOT_NEGATIVE,
   "Function.answer_limit": _NOT_NEGATIVE,
   "Tau.unclosed_reward": _SHARE,
   "Intention.patience": _NOT_NEGATIVE,
@@ -277,6 +280,11 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
     ),
     *method_rules.rules(grpo, gyms.names, rollout.max_staleness),
     *gym_rules.rules(gyms, c.evaluation, c.stages),
+    *method_rules.adapter_rules(
+      c.lora,
+      c.stages,
+      {"cold_start": c.cold_start.optimizer, "grpo": grpo.optimizer},
+    ),
     (
       "evaluation.num_tasks",
       f"at most gyms.num_test_tasks ({gyms.num_test_tasks})",

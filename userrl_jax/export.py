@@ -14,9 +14,7 @@ import pathlib
 import sys
 from typing import Any
 
-import jax
-
-from userrl_jax import checkpoint
+from userrl_jax import bases
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import run_folder
@@ -65,6 +63,7 @@ def export(
   """Writes the last checkpoint of a stage as a Hugging Face folder.
 
   Params are spread over all devices; the host holds a tensor at a time.
+  Adapters are merged into what they adapt.
 
   Args:
     run_dir: the `out_dir` of a run.
@@ -134,15 +133,9 @@ def _load_params(
 ) -> tuple[qwen3.Params, int | None]:
   """Reads the last checkpoint, each device of this machine a part of it."""
   mesh = sharding.make_mesh(config_lib.Mesh(data=1, fsdp=-1))
-  shapes = published.shapes(model)
-  wanted = jax.tree.map(
-    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-    shapes,
-    sharding.param_shardings(shapes, mesh),
-  )
   steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
   step = max(steps, default=None)
-  return checkpoint.load_params(folder, wanted, step), step
+  return bases.load_params(folder, model, mesh, step), step
 
 
 def _fields(

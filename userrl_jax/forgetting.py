@@ -23,7 +23,7 @@ from userrl_jax import gyms
 from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax.learning import batching
-from userrl_jax.learning import learner
+from userrl_jax.learning import token_stats
 from userrl_jax.models import qwen3
 
 _ITERATION = -11  # of the set's episodes: apart from all others
@@ -114,7 +114,9 @@ def _program(
       own = jax.tree.map(
         lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), rows
       )
-      stats = learner.token_stats(params, model, own, packing, temperature=1.0)
+      stats = token_stats.of_rows(
+        params, model, own, packing, mesh, temperature=1.0
+      )
       num_tokens = jnp.sum(own.slots >= 0, dtype=jnp.int32)
       return sums[0] - stats.logprobs.sum(), sums[1] + num_tokens
 

@@ -4,7 +4,7 @@ In: the settings of GRPO and the few others that they depend on. Out: rules for
 `config_rules`, which refuses a config that breaks one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import math
 
 from userrl_jax import config
@@ -88,6 +88,48 @@ def rules(
     "left at 0: only grpo.credit.length_penalty above 0 reads it",
     credit.length_penalty > 0 or credit.free_tokens == 0,
   )
+
+
+def adapter_rules(
+  lora: config.Lora,
+  stages: Sequence[str],
+  optimizers: Mapping[str, config.Optimizer],
+) -> Iterator[Rule]:
+  """Yields what must hold of adapters and of what trains them.
+
+  Args:
+    lora: the adapters.
+    stages: of the run.
+    optimizers: of adapters, by their section.
+  """
+  has_adapters = lora.rank > 0
+  yield (
+    "lora.targets",
+    "given with lora.rank above 0, and only there: which matrices get adapters",
+    has_adapters == bool(lora.targets),
+  )
+  yield (
+    "lora.alpha",
+    f"left at {config.Lora().alpha}: only lora.rank above 0 reads it",
+    has_adapters or lora.alpha == config.Lora().alpha,
+  )
+  yield (
+    "lora.rank",
+    "0 where base is the only stage: random params are trained whole",
+    not has_adapters or set(stages) != {"base"},
+  )
+  for section, optimizer in optimizers.items():
+    yield (
+      f"{section}.optimizer.name",
+      "adamw with lora.rank above 0: muon steps are those of whole matrices, "
+      "which are frozen",
+      not has_adapters or optimizer.name == "adamw",
+    )
+    yield (
+      f"{section}.optimizer.decay_all",
+      "False with lora.rank above 0: norms and embeddings are frozen",
+      not has_adapters or not optimizer.decay_all,
+    )
 
 
 def _are_gym_scales(scales: Sequence[str], names: Sequence[str]) -> bool:

@@ -41,6 +41,15 @@ PARAM_AXES: dict[tuple[str, str], tuple[str, ...]] = {
   ("up", "kernel"): ("layer", "width", "hidden"),
   ("down", "kernel"): ("layer", "hidden", "width"),
 }
+# Adapters, [L, in, r] and [L, r, out], go the way of what they adapt.
+PARAM_AXES |= {
+  (name, leaf): (axes[0], "whole", axes[2])
+  if leaf == "lora_b"
+  else (*axes[:2], "whole")
+  for (name, _), axes in PARAM_AXES.items()
+  if axes[0] == "layer"
+  for leaf in ("lora_a", "lora_b")
+}
 
 
 def make_mesh(
@@ -128,6 +137,12 @@ def cache_sharding(
   return jax.sharding.NamedSharding(
     mesh, jax.sharding.PartitionSpec(MESH_AXES["row"], heads)
   )
+
+
+def vocab_parts(mesh: jax.sharding.Mesh, vocab_size: int) -> int:
+  """Returns into how many parts the vocabulary of a matrix is split."""
+  divides = _divides("vocab", vocab_size, mesh)
+  return _num_parts("vocab", mesh) if divides else 1
 
 
 def num_row_parts(mesh: jax.sharding.Mesh) -> int:

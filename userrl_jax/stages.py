@@ -12,7 +12,10 @@ import math
 import pathlib
 from typing import Any
 
+import jax
+
 from userrl_jax import assembly
+from userrl_jax import bases
 from userrl_jax import config as config_lib
 from userrl_jax import data
 from userrl_jax import demonstrate
@@ -116,33 +119,59 @@ def start(
     SystemExit: with a message and code 2, when there are no params to start
       from, or settings do not make sense together.
   """
+  c, model = parts.config, _model(parts, stage)
+  if model.adapter_rank:
+    params = qwen3.init_trained(model, jax.random.key(c.seed))
+  else:
+    params = _first_params(parts, stage)
   state = learner.init_state(
-    _first_params(parts, stage), stage.optimizer, stage.num_steps, parts.mesh
+    params, stage.optimizer, stage.num_steps, parts.mesh
   )
-  c = parts.config
   if stage.dialogues:
     return state, imitation.make_update(
-      parts.model,
+      model,
       imitation.Settings(stage.optimizer, c.packing, stage.num_steps),
       parts.mesh,
     )
-  return state, learner.make_update(
-    parts.model, _settings(parts, stage), parts.mesh
-  )
+  return state, learner.make_update(model, _settings(parts, stage), parts.mesh)
+
+
+@flags.user_errors()
+def frozen(parts: assembly.Parts, stage: Stage) -> qwen3.Params | None:
+  """Returns the params that a stage reads and does not change; None without.
+
+  They are those that it started with, also when it goes on from a checkpoint:
+  the base that adapters adapt, and what the KL of GRPO is to.
+
+  Raises:
+    SystemExit: with a message and code 2, when they cannot be read.
+  """
+  model = _model(parts, stage)
+  make = lambda: _first_params(parts, stage)
+  if model.adapter_rank:
+    folder = parts.folder / "checkpoints" / stage.name
+    return bases.kept(folder, make, model, parts.mesh)
+  has_kl = not stage.dialogues and parts.config.grpo.kl_coef > 0
+  return make() if has_kl else None
 
 
 def beside(parts: assembly.Parts, stage: Stage) -> dict[str, Any]:
-  """Returns what `iterations.run` needs beside state, update and batches.
-
-  Such as the reference: the params that the stage started with, also when it
-  goes on from a checkpoint.
-  """
+  """Returns what `iterations.run` needs beside state, update and batches."""
   settings = _settings(parts, stage)
-  has_reference = settings.grpo.kl_coef > 0
   return {
-    "reference": _first_params(parts, stage) if has_reference else None,
+    "frozen": frozen(parts, stage),
     "recompute": iterations.make_recompute(parts.model, settings, parts.mesh),
   }
+
+
+def finished(
+  parts: assembly.Parts,
+  stage: Stage,
+  state: learner.State,
+  frozen: qwen3.Params | None,
+) -> qwen3.Params:
+  """Returns the whole params that a stage ends with; frozen ones are used up."""
+  return bases.merged(state.params, frozen, _model(parts, stage), parts.mesh)
 
 
 def stream(parts: assembly.Parts, stage: Stage) -> data.Stream[Any]:
@@ -200,6 +229,13 @@ def capacity(parts: assembly.Parts, stage: Stage) -> int:
 def _first_params(parts: assembly.Parts, stage: Stage) -> qwen3.Params:
   folder = parts.folder / "checkpoints" / stage.start if stage.start else ""
   return assembly.first_params(parts, folder)
+
+
+def _model(parts: assembly.Parts, stage: Stage) -> qwen3.Config:
+  """Returns the model as a stage trains it: random params are trained whole."""
+  if stage.name == "base":
+    return dataclasses.replace(parts.model, adapter_rank=0)
+  return parts.model
 
 
 def _settings(parts: assembly.Parts, stage: Stage) -> learner.Settings:

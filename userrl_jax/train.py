@@ -28,6 +28,7 @@ from userrl_jax import report
 from userrl_jax import stages
 from userrl_jax.learning import batching
 from userrl_jax.learning import iterations
+from userrl_jax.models import lora
 from userrl_jax.models import qwen3
 
 
@@ -58,7 +59,8 @@ def reinforce(
   with collecting.ahead(parts, tasks, stage.num_steps) as collect:
     for iteration in run.remaining():
       with run.saving_what_is_done(iteration, state):
-        groups = collect(iteration, state.params)
+        params = lora.complete(state.params, beside["frozen"])
+        groups = collect(iteration, params)
       batches, packed = iterations.pack(
         groups,
         config.packing,
@@ -71,7 +73,7 @@ def reinforce(
       state, metrics = iterations.run(update, state, batches, **beside)
       run.record(iteration, metrics, packed, groups)
       run.save_when_due(iteration + 1, state)
-  return state.params
+  return stages.finished(parts, stage, state, beside["frozen"])
 
 
 def imitate(
@@ -79,6 +81,8 @@ def imitate(
 ) -> qwen3.Params:
   """Learns from dialogues made without a policy; returns the params."""
   state, update = stages.start(parts, stage)
+  frozen = stages.frozen(parts, stage)
+  beside = () if frozen is None else (frozen,)
   make_stream = lambda: stages.stream(parts, stage)
   state, dialogues = run.begin(stage, state, make_stream, update)
   for step in run.remaining():
@@ -88,10 +92,10 @@ def imitate(
       capacity=stages.capacity(parts, stage),
       all_ids=stage.name == "base",
     )
-    state, metrics = update(state, batch)
+    state, metrics = update(state, batch, *beside)
     run.record(step, metrics, packed)
     run.save_when_due(step + 1, state)
-  return state.params
+  return stages.finished(parts, stage, state, frozen)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ import dataclasses
 import jax
 
 from userrl_jax import config
-from userrl_jax.learning import batching
 from userrl_jax.learning import learner
 from userrl_jax.learning import optimizers
+from userrl_jax.learning import token_stats
+from userrl_jax.models import lora
 from userrl_jax.models import qwen3
 
 
@@ -29,11 +30,10 @@ class Settings:
 
 def make_update(
   model_config: qwen3.Config, settings: Settings, mesh: jax.sharding.Mesh
-) -> Callable[
-  [learner.State, batching.Batch], tuple[learner.State, learner.Metrics]
-]:
+) -> Callable[..., tuple[learner.State, learner.Metrics]]:
   """Builds the supervised update: `update(state, batch) -> (state, metrics)`.
 
+  With adapters it is `update(state, batch, base)`, whose params are frozen.
   The loss is the mean of -log p(token) over the whole batch's marked tokens,
   nats. The state is donated; one program is compiled, whatever batches hold.
 
@@ -50,12 +50,17 @@ def make_update(
   """
   optimizer, schedule = optimizers.make(settings.optimizer, settings.num_steps)
 
-  def update(state, batch):
+  def update(state, batch, frozen=None):
     num_tokens = learner.count_tokens(batch)
 
     def loss_of(params, rows):
-      stats = learner.token_stats(
-        params, model_config, rows, settings.packing, temperature=1.0
+      stats = token_stats.of_rows(
+        lora.complete(params, frozen),
+        model_config,
+        rows,
+        settings.packing,
+        mesh,
+        temperature=1.0,
       )
       sums = {
         "train/entropy": stats.entropy.sum(),

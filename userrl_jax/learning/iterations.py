@@ -23,6 +23,8 @@ from userrl_jax.learning import batching
 from userrl_jax.learning import credit
 from userrl_jax.learning import learner
 from userrl_jax.learning import rewards
+from userrl_jax.learning import token_stats
+from userrl_jax.models import lora
 from userrl_jax.models import qwen3
 
 Recompute = Callable[[learner.Params, batching.Batch], jax.Array]
@@ -113,7 +115,7 @@ def run(
   state: learner.State,
   batches: Sequence[batching.Batch],
   *,
-  reference: learner.Params | None = None,
+  frozen: learner.Params | None = None,
   recompute: Recompute | None = None,
 ) -> tuple[learner.State, learner.Metrics]:
   """Takes the optimizer steps of an iteration, one a batch.
@@ -122,7 +124,7 @@ def run(
     update: from `learner.make_update`.
     state: donated.
     batches: from `pack`.
-    reference: params that the KL is to; None where there is none.
+    frozen: params that the KL is to, or that adapters adapt; None without.
     recompute: from `make_recompute`, where ratios start from the learner's
       log-probs and there are several steps.
 
@@ -132,13 +134,14 @@ def run(
     the gap of log-probs is that of the first step, before params moved.
   """
   if recompute is not None:
+    params = lora.complete(state.params, frozen)
     batches = [
       batch._replace(
-        rows=batch.rows._replace(old_logprobs=recompute(state.params, batch))
+        rows=batch.rows._replace(old_logprobs=recompute(params, batch))
       )
       for batch in batches
     ]
-  references = () if reference is None else (reference,)
+  references = () if frozen is None else (frozen,)
   seen = []
   for batch in batches:
     state, metrics = update(state, batch, *references)
@@ -164,11 +167,12 @@ def make_recompute(
   def recompute(params, batch):
     def fill(i, logprobs_ABM):
       pick = lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
-      stats = learner.token_stats(
+      stats = token_stats.of_rows(
         params,
         model_config,
         jax.tree.map(pick, batch.rows),
         settings.packing,
+        mesh,
         settings.temperature,
       )
       return logprobs_ABM.at[i].set(stats.logprobs)

@@ -24,6 +24,8 @@ from userrl_jax.learning import credit
 from userrl_jax.learning import losses
 from userrl_jax.learning import optimizers
 from userrl_jax.learning import policy_losses
+from userrl_jax.learning import token_stats
+from userrl_jax.models import lora
 from userrl_jax.models import qwen3
 
 Params = Any
@@ -89,10 +91,11 @@ def make_update(
 ) -> Callable[..., tuple[State, Metrics]]:
   """Builds the GRPO update: `update(state, batch) -> (state, metrics)`.
 
-  With `grpo.kl_coef` it is `update(state, batch, reference)`: params of the
-  same shapes, sharded as those of the state, whose log-probs are computed in
-  the same program. The state is donated. One program is compiled, whatever
-  batches hold.
+  With `grpo.kl_coef` it is `update(state, batch, frozen)`: params of the model,
+  sharded as those that are trained, whose log-probs are computed in the same
+  program. With adapters as well: the state holds those alone, and the frozen
+  params are both what they adapt and what the KL is to. The state is donated.
+  One program is compiled, whatever batches hold.
 
   Args:
     model_config: shape of the policy.
@@ -119,7 +122,7 @@ def make_update(
   )
 
   def update(
-    state: State, batch: batching.Batch, reference: Params = None
+    state: State, batch: batching.Batch, frozen: Params = None
   ) -> tuple[State, Metrics]:
     arrays = batch.rewards_PGK, batch.turn_mask_PGK, batch.num_tokens_PGK
     advantages_PGK = credit.group_advantages(
@@ -138,16 +141,18 @@ def make_update(
       )
       sequences_BM = rows.slots // advantages_PGK.shape[-1]
       look = functools.partial(
-        token_stats,
+        token_stats.of_rows,
         model_config=model_config,
         rows=rows,
         packing=settings.packing,
+        mesh=mesh,
         temperature=settings.temperature,
       )
-      stats = look(params, entropy_gradient=grpo.entropy_coef > 0)
-      reference_BM = None
-      if reference is not None:
-        reference_BM = look(reference).logprobs
+      stats = look(
+        lora.complete(params, frozen),
+        entropy_gradient=grpo.entropy_coef > 0,
+      )
+      reference_BM = look(frozen).logprobs if grpo.kl_coef > 0 else None
       loss, sums = policy_losses.total(
         policy_losses.Tokens(
           stats.logprobs,
@@ -198,30 +203,6 @@ def count_tokens(batch: batching.Batch, at_least: int = 1) -> jax.Array:
   """Counts the update's tokens with a loss: the denominator of every mean."""
   num_tokens = jnp.sum(batch.rows.slots >= 0, dtype=jnp.int32)
   return jnp.maximum(num_tokens, at_least).astype(jnp.float32)
-
-
-def token_stats(
-  params: Params,
-  model_config: qwen3.Config,
-  rows: batching.Rows,
-  packing: config.Packing,
-  temperature: float,
-  entropy_gradient: bool = False,
-) -> losses.TokenStats:
-  """Runs the model over one micro-batch of packed rows."""
-  hidden_BTD, _ = qwen3.forward(
-    params, model_config, rows.token_ids, rows.positions, rows.segment_ids
-  )
-  return losses.sampled_token_stats(
-    hidden_BTD,
-    functools.partial(qwen3.logits, params, model_config),
-    rows.sampled_positions,
-    rows.targets,
-    rows.slots >= 0,
-    chunk=packing.logprob_chunk,
-    temperature=temperature,
-    entropy_gradient=entropy_gradient,
-  )
 
 
 def accumulate(
@@ -326,7 +307,7 @@ def compile_update(
   mesh: jax.sharding.Mesh,
   has_reference: bool = False,
 ) -> Callable[..., tuple[State, Metrics]]:
-  """Jits an update with the shardings of its state, batch and reference.
+  """Jits an update with the shardings of its state, batch and frozen params.
 
   The state is donated. Batches may be numpy arrays; they go where they belong.
 
@@ -339,16 +320,18 @@ def compile_update(
     )
 
   def start(key):
-    params = qwen3.init(model_config, key)
+    params = qwen3.init_trained(model_config, key)
     zero = jnp.zeros((), jnp.int32)
     return State(params, optimizer.init(params), zero, zero)
 
-  shapes = jax.eval_shape(start, jax.eval_shape(lambda: jax.random.key(0)))
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  shapes = jax.eval_shape(start, key)
   state_shardings = sharding.param_shardings(shapes, mesh)
   whole = sharding.replicated(mesh)
   arguments = [state_shardings, batch_shardings(packing, mesh)]
-  if has_reference:
-    arguments.append(state_shardings.params)
+  if has_reference or model_config.adapter_rank:
+    all_shapes = jax.eval_shape(lambda key: qwen3.init(model_config, key), key)
+    arguments.append(sharding.param_shardings(all_shapes, mesh))
   return jax.jit(
     update,
     in_shardings=tuple(arguments),

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from userrl_jax.models import attention
+from userrl_jax.models import lora
 
 Params = Any
 
@@ -49,6 +50,10 @@ class Config:
   # Ids that the tokenizer has; those above, which only round the vocabulary
   # up, get no probability. 0 is all.
   num_ids: int = 0
+  # Adapters (`lora`) of the layers' matrices; rank 0 trains all params.
+  adapter_rank: int = 0
+  adapter_scale: float = 1.0
+  adapter_targets: tuple[str, ...] = ()
 
 
 class Cache(NamedTuple):
@@ -134,6 +139,15 @@ def init(config: Config, key: jax.Array) -> Params:
   return params
 
 
+def init_trained(config: Config, key: jax.Array) -> Params:
+  """Draws the params that are trained: adapters where there are some."""
+  if not config.adapter_rank:
+    return init(config, key)
+  shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
+  rank, targets = config.adapter_rank, config.adapter_targets
+  return lora.init(shapes, rank, targets, key)
+
+
 def init_cache(config: Config, num_rows: int, length: int) -> Cache:
   """Makes an empty cache of `num_rows` rows of `length` positions.
 
@@ -157,6 +171,8 @@ def cache_bytes(config: Config, num_rows: int, length: int) -> int:
 def sampling_layout(params: Params, config: Config) -> Params:
   """Lays params out for sampling: a tree a layer, in the compute dtype.
 
+  Adapters are merged into what they adapt.
+
   A slice of the stacked layers would be copied by every device call. The copy
   lives as long as a collection does.
   """
@@ -167,10 +183,11 @@ def sampling_layout(params: Params, config: Config) -> Params:
     dtype = leaf.dtype if leaf.ndim < 2 else config.dtype
     return jnp.array(leaf, dtype, copy=True)
 
-  layers = [
-    jax.tree.map(lambda leaf: cast(leaf[i]), params["layers"])  # noqa: B023
-    for i in range(config.num_layers)
-  ]
+  def layer(i):
+    own = jax.tree.map(lambda leaf: leaf[i], params["layers"])
+    return jax.tree.map(cast, lora.merge(own, config.adapter_scale))
+
+  layers = [layer(i) for i in range(config.num_layers)]
   return jax.tree.map(cast, params | {"layers": ()}) | {"layers": tuple(layers)}
 
 
@@ -246,10 +263,10 @@ def _attend_cached(keys_BNdC, values_BNCd, positions_BT, length, q, k, v):
   return out, (keys_BNdC, values_BNCd)
 
 
-def unembedding(params: Params, config: Config) -> jax.Array:
-  """Returns the [D, V] float32 matrix that turns hidden states to logits."""
+def head_matrix(params: Params, config: Config) -> jax.Array:
+  """Returns what logits are made with: [V, D] when tied, else [D, V]."""
   if config.tie_embeddings:
-    return params["embed"]["embedding"].T
+    return params["embed"]["embedding"]
   return params["head"]["kernel"]
 
 
@@ -258,7 +275,9 @@ def logits(params: Params, config: Config, hidden: jax.Array) -> jax.Array:
 
   Those of ids that the tokenizer lacks give them no probability.
   """
-  kernel_DV = unembedding(params, config).astype(config.dtype)
+  kernel_DV = head_matrix(params, config).astype(config.dtype)
+  if config.tie_embeddings:
+    kernel_DV = kernel_DV.T
   x = jnp.matmul(hidden, kernel_DV, preferred_element_type=jnp.float32)
   if 0 < config.num_ids < config.vocab_size:
     x = jnp.where(jnp.arange(config.vocab_size) < config.num_ids, x, _NEVER)
@@ -288,6 +307,21 @@ class RMSNorm(nn.Module):
     return (y * scale).astype(x.dtype)
 
 
+class Dense(nn.Module):
+  """Multiplies by a matrix, merged with its adapter where params hold one."""
+
+  config: Config
+  size: int
+
+  @nn.compact
+  def __call__(self, x):
+    kernel = self.param("kernel", _KERNEL_INIT, (x.shape[-1], self.size))
+    if not self.has_variable("params", lora.A):
+      return x @ kernel.astype(x.dtype)
+    a, b = (self.get_variable("params", name) for name in (lora.A, lora.B))
+    return lora.project(x, kernel, a, b, self.config.adapter_scale)
+
+
 class Attention(nn.Module):
   """Grouped-query attention with normalised queries and keys, and RoPE."""
 
@@ -296,9 +330,7 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x_BTD, rope, attend: Callable):
     c = self.config
-    dense = functools.partial(
-      nn.Dense, use_bias=False, dtype=c.dtype, kernel_init=_KERNEL_INIT
-    )
+    dense = functools.partial(Dense, c)
     split = lambda y: y.reshape(*y.shape[:-1], -1, c.head_dim)
     q = split(dense(c.num_heads * c.head_dim, name="q")(x_BTD))
     k = split(dense(c.num_kv_heads * c.head_dim, name="k")(x_BTD))
@@ -318,9 +350,7 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x_BTD):
     c = self.config
-    dense = functools.partial(
-      nn.Dense, use_bias=False, dtype=c.dtype, kernel_init=_KERNEL_INIT
-    )
+    dense = functools.partial(Dense, c)
     gate = nn.silu(dense(c.intermediate_size, name="gate")(x_BTD))
     up = dense(c.intermediate_size, name="up")(x_BTD)
     return dense(c.hidden_size, name="down")(gate * up)
