@@ -170,7 +170,7 @@ def finished(
   state: learner.State,
   frozen: qwen3.Params | None,
 ) -> qwen3.Params:
-  """Returns the whole params that a stage ends with; frozen ones are used up."""
+  """Returns all params that a stage ends with; frozen ones are used up."""
   return bases.merged(state.params, frozen, _model(parts, stage), parts.mesh)
 
 

@@ -73,6 +73,9 @@ def test_values_and_gradients_equal_the_dense_form(
 ):
   x = _inputs(is_tied)
   head = vocabulary_slices.Head(is_tied, num_ids)
+  matrix = x["matrix"].T if is_tied else x["matrix"]
+  likeliest = (x["hidden"] @ matrix)[..., : num_ids or None].argmax(-1)
+  x["targets"][0] = likeliest[0, x["positions"][0]]
 
   def of(form, **options):
     def loss(hidden, matrix):
@@ -164,6 +167,17 @@ def test_padding_costs_nothing():
   value, slopes = jax.value_and_grad(loss, (0, 1))(hidden, x["matrix"])
   assert np.isfinite(value)
   assert np.isfinite(slopes[1]).all() and not slopes[0][:, 8:].any()
+
+
+def test_a_frozen_matrix_gets_no_gradient():
+  x = _inputs(is_tied=True)
+  seen = []
+  for is_frozen in (True, False):
+    head = vocabulary_slices.Head(True, is_frozen=is_frozen)
+    loss = lambda h, w, head=head: _weighed(_sliced(h, w, x, head), x)
+    seen.append(jax.grad(loss, (0, 1))(x["hidden"], x["matrix"]))
+  np.testing.assert_array_equal(seen[0][0], seen[1][0])
+  assert not seen[0][1].any() and seen[1][1].any()
 
 
 @pytest.mark.parametrize("is_tied", [True, False])

@@ -43,7 +43,11 @@ def of_rows(
     logits_of = functools.partial(qwen3.logits, params, model_config)
     return losses.sampled_token_stats(hidden_BTD, logits_of, *where, **options)
   head = vocabulary_slices.Head(
-    model_config.tie_embeddings, model_config.num_ids, model_config.dtype, mesh
+    model_config.tie_embeddings,
+    model_config.num_ids,
+    model_config.dtype,
+    is_frozen=model_config.adapter_rank > 0,
+    mesh=mesh,
   )
   matrix = qwen3.head_matrix(params, model_config)
   return vocabulary_slices.sampled_token_stats(

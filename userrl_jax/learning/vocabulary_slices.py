@@ -41,12 +41,14 @@ class Head:
     is_tied: whether the matrix is [V, D], the embedding; else [D, V].
     num_ids: ids with a probability; 0 is all.
     dtype: compute dtype of the products; sums are float32.
+    is_frozen: whether the matrix gets no gradient, which then costs nothing.
     mesh: over whose `tensor` axis V may be split; None is one device.
   """
 
   is_tied: bool
   num_ids: int = 0
   dtype: str = "float32"
+  is_frozen: bool = False
   mesh: jax.sharding.Mesh | None = None
 
 
@@ -299,7 +301,8 @@ def _backward(tiles, kept, slopes):
       if tiles.entropy_gradient:
         slope -= wide(of_entropy[c]) * p * (log_p + wide(entropy[c]))
       slope = jnp.where(counts_Ss, slope, 0.0).astype(dtype)
-      d_weights += _product(f"bcsv,bcd->{axes}", slope, hidden_CBcD[c])
+      if not tiles.head.is_frozen:
+        d_weights += _product(f"bcsv,bcd->{axes}", slope, hidden_CBcD[c])
       more = _product(f"bcsv,{axes}->bcd", slope, weights)
       return d_hidden.at[c].add(more), d_weights
 
@@ -307,7 +310,9 @@ def _backward(tiles, kept, slopes):
       jnp.zeros(weights.shape, wide_float), *sharding.MESH_AXES["width"]
     )
     d_hidden, d_weights = for_used(one_chunk, (d_hidden, zeros))
-    return d_hidden, tiles.added(d_matrix, i, d_weights)
+    if not tiles.head.is_frozen:
+      d_matrix = tiles.added(d_matrix, i, d_weights)
+    return d_hidden, d_matrix
 
   d_hidden, d_matrix = jax.lax.fori_loop(
     0,
@@ -315,10 +320,11 @@ def _backward(tiles, kept, slopes):
     one_slice,
     (
       jnp.zeros(hidden_CBcD.shape, wide_float),
-      jnp.zeros(matrix.shape, matrix.dtype),
+      jnp.zeros(() if tiles.head.is_frozen else matrix.shape, matrix.dtype),
     ),
   )
-  return d_hidden.astype(dtype), d_matrix, None, None
+  d_hidden = d_hidden.astype(dtype)
+  return d_hidden, None if tiles.head.is_frozen else d_matrix, None, None
 
 
 _stats.defvjp(_forward, _backward)
