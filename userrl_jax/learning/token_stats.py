@@ -51,5 +51,10 @@ def of_rows(
   )
   matrix = qwen3.head_matrix(params, model_config)
   return vocabulary_slices.sampled_token_stats(
-    hidden_BTD, matrix, head, *where, **options
+    hidden_BTD,
+    matrix,
+    head,
+    *where,
+    slice_size=vocabulary_slices.SLICE,
+    **options,
   )

@@ -61,9 +61,9 @@ def sampled_token_stats(
   mask_BM: jax.Array,
   *,
   chunk: int,
+  slice_size: int,
   temperature: float = 1.0,
   entropy_gradient: bool = False,
-  slice_size: int = SLICE,
 ) -> losses.TokenStats:
   """Computes the log-probs of sampled tokens, a tile of logits at a time.
 
@@ -75,9 +75,9 @@ def sampled_token_stats(
     targets_BM: [B, M] int32, the token.
     mask_BM: [B, M] bool, False on padding; a chunk of padding costs nothing.
     chunk: positions a row whose logits exist together.
+    slice_size: ids whose logits exist together, of each part of V.
     temperature: above 0; the logits are divided by it, as when sampling.
     entropy_gradient: whether the entropy carries a gradient.
-    slice_size: ids whose logits exist together, of each part of V.
 
   Returns:
     The log-prob, entropy and top-1 hit of each sampled token.
