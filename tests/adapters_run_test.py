@@ -34,11 +34,11 @@ def get_config():
   c.lora = config.Lora(rank=2, alpha=4.0, targets=("q", "v", "down"))
   c.gyms.num_train_tasks = 8
   c.gyms.num_test_tasks = 8
-  c.gyms.max_turns = 3
-  c.rollout.max_tokens_per_turn = 16
-  c.rollout.max_tokens_per_episode = 192
+  c.gyms.max_turns = 4
+  c.rollout.max_tokens_per_turn = 24
+  c.rollout.max_tokens_per_episode = 256
   c.engine = config.Engine(num_rows=8, num_lanes=8, decode_tokens=8)
-  c.packing = config.Packing(row_length=192, logprob_chunk=64)
+  c.packing = config.Packing(row_length=256, logprob_chunk=64)
   c.base.num_steps = 6
   c.base.num_episodes = 24
   c.cold_start.num_steps = 6
