@@ -41,8 +41,9 @@ def get_config():
   c.packing = config.Packing(row_length=256, logprob_chunk=64)
   c.base.num_steps = 6
   c.base.num_episodes = 24
+  c.cold_start.num_tries = 4
   c.cold_start.num_steps = 6
-  c.base.episodes_per_step = c.cold_start.episodes_per_step = 8
+  c.base.episodes_per_step = c.cold_start.episodes_per_step = 4
   c.base.optimizer = config.Optimizer(learning_rate=1e-2)
   c.cold_start.optimizer = config.Optimizer(learning_rate=1e-2)
   c.grpo.num_iterations = 2
