@@ -75,9 +75,9 @@ def head_temporaries(form: str, is_tied: bool = True) -> int:
   )
 
 
-def layer_temporaries() -> int:
+def layer_temporaries(has_head: bool = True) -> int:
   """Compiles the gradient through one scanned layer; returns its bytes."""
-  loss = mean_logprob(MODEL)
+  loss = mean_logprob(MODEL) if has_head else _mean_state
   return _temporaries(jax.grad(loss), *_arguments(MODEL, ROWS, LENGTH))
 
 
@@ -103,6 +103,13 @@ def mean_logprob(model: qwen3.Config):
     return stats.logprobs.mean()
 
   return loss
+
+
+def _mean_state(params, rows):
+  hidden, _ = qwen3.forward(
+    params, MODEL, rows.token_ids, rows.positions, rows.segment_ids
+  )
+  return hidden.mean()
 
 
 def _arguments(model, num_rows, length):
@@ -156,7 +163,9 @@ def main() -> None:
       print(json.dumps({"head": form, "gib": gib(head_temporaries(form))}))
     untied = gib(head_temporaries("sliced", is_tied=False))
     print(json.dumps({"head": "sliced, untied", "gib": untied}))
-    print(json.dumps({"one layer": "sliced", "gib": gib(layer_temporaries())}))
+    for has_head in (True, False):
+      figure = gib(layer_temporaries(has_head))
+      print(json.dumps({"one layer, head": has_head, "gib": figure}))
   elif what == "depth":
     compile_s(1)  # what is only slow once
     for num_layers in (4, 36):

@@ -23,8 +23,12 @@ def test_the_head_needs_no_more_than_its_tiles(capsys):
 
 
 @pytest.mark.slow
-def test_a_layer_and_the_head_fit():
-  assert head_programs.layer_temporaries() / _GIB <= 1.3
+def test_the_head_adds_nothing_to_what_a_layer_needs(capsys):
+  whole = head_programs.layer_temporaries() / _GIB
+  headless = head_programs.layer_temporaries(has_head=False) / _GIB
+  with capsys.disabled():
+    print(f" one layer with the head {whole:.2f}, without {headless:.2f} GiB ")
+  assert whole <= headless + 0.05
 
 
 @pytest.mark.slow
