@@ -126,7 +126,7 @@ def _temporaries(function, *arguments) -> int:
   return compiled.memory_analysis().temp_size_in_bytes
 
 
-def _speed(num_rounds: int = 10) -> None:
+def _speed(num_rounds: int = 4) -> None:
   model = qwen3.PRESETS["qwen3_tiny"]
   rng = np.random.default_rng(0)
   params, rows = _arguments(model, 8, LENGTH)
