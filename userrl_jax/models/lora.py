@@ -27,10 +27,12 @@ A, B = "lora_a", "lora_b"
 
 
 def fields(settings: config.Lora) -> dict[str, Any]:
-  """Returns what a `qwen3.Config` says of its adapters."""
+  """Returns what a `qwen3.Config` says of adapters, nothing without."""
+  if not settings.rank:
+    return {}
   return {
     "adapter_rank": settings.rank,
-    "adapter_scale": settings.alpha / max(settings.rank, 1),
+    "adapter_scale": settings.alpha / settings.rank,
     "adapter_targets": tuple(settings.targets),
   }
 
