@@ -26,7 +26,7 @@ _FIELDS = {
 }
 _ABOUT_CONFIG = {
   *("config.py", "config_gyms.py", "config_rules.py", "flags.py"),
-  *("local_rules.py", "method_rules.py"),
+  *("endpoint_rules.py", "local_rules.py", "method_rules.py"),
 }
 
 # {name of an attribute: classes of the config that it holds}

@@ -12,6 +12,7 @@ from typing import Any
 
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
+from userrl_jax import endpoint_rules
 from userrl_jax import gym_rules
 from userrl_jax import local_rules
 from userrl_jax import method_rules
@@ -316,7 +317,15 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       "empty where user.kind is scripted: rules ask no model",
       c.user.kind != "scripted" or c.user.model == "",
     ),
-    *_endpoint_rules(c),
+    *endpoint_rules.rules(
+      c.user,
+      c.judge,
+      c.agent,
+      c.budget,
+      c.recording,
+      c.evaluation,
+      c.rollout.step_timeout_s,
+    ),
     *local_rules.rules(c.user, c.judge, c.local),
     (
       "cold_start.top_k",
@@ -361,64 +370,3 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
   for path, rule, holds in rules:
     if not holds:
       yield f"{path} must be {rule}, got {got[path]!r}"
-
-
-def _endpoint_rules(c: config_lib.Config) -> Iterator[tuple[str, str, bool]]:
-  """Yields the rules of what only an endpoint can do: see `_mix_problems`."""
-  is_user, asks = c.user.kind == "endpoint", c.user.kind != "scripted"
-  is_agent = c.evaluation.agent == "endpoint"
-  is_endpoint = is_user or is_agent
-  for name, value in vars(c.agent).items():
-    rule = "left out unless evaluation.agent is endpoint"
-    yield (
-      f"agent.{name}",
-      rule,
-      is_agent or value == getattr(config_lib.Agent(), name),
-    )
-  rule = "the name of a model when evaluation.agent is endpoint"
-  yield "agent.model", rule, c.agent.model != "" or not is_agent
-  for name in ("top_k", "top_p", "min_p"):
-    rule = "left out when evaluation.agent is endpoint: it samples by itself"
-    default = getattr(config_lib.Evaluation(), name)
-    is_left_out = getattr(c.evaluation, name) == default
-    yield f"evaluation.{name}", rule, is_left_out or not is_agent
-  rule = "left out unless user.kind is endpoint: nothing else has it"
-  yield "user.structured", rule, is_user or not c.user.structured
-  for path, value in (
-    ("user.requests_per_minute", c.user.requests_per_minute),
-    ("user.tokens_per_minute", c.user.tokens_per_minute),
-    ("user.max_outage_s", c.user.max_outage_s),
-    ("user.usd_per_million_in", c.user.usd_per_million_in),
-    ("user.usd_per_million_out", c.user.usd_per_million_out),
-    ("budget.max_usd", c.budget.max_usd),
-    ("budget.max_tokens", c.budget.max_tokens),
-    ("budget.max_calls", c.budget.max_calls),
-  ):
-    rule = "left out unless user.kind is endpoint: nothing else has it"
-    yield path, rule, is_endpoint or not value
-  rule = "left out where user.kind is scripted: rules ask no model"
-  yield "judge.model", rule, asks or not c.judge.model
-  yield "user.on_leak", rule, asks or c.user.on_leak == "reask"
-  for name, value in vars(c.judge).items():
-    rule = "left out unless judge.model names a model that judges"
-    default = getattr(config_lib.Judge(), name)
-    yield f"judge.{name}", rule, c.judge.model != "" or value == default
-  is_live = c.recording.mode == "live"
-  rule = "live where user.kind is scripted: rules need no recording"
-  yield "recording.mode", rule, asks or is_agent or is_live
-  rule = "given where recording.mode is not live, and only there"
-  yield "recording.file", rule, is_live == (c.recording.file == "")
-  prices = (
-    c.user.usd_per_million_in,
-    c.user.usd_per_million_out,
-    c.judge.usd_per_million_in,
-    c.judge.usd_per_million_out,
-    c.agent.usd_per_million_in,
-    c.agent.usd_per_million_out,
-  )
-  rule = "0 unless tokens have a price (user.usd_per_million_in and _out)"
-  yield "budget.max_usd", rule, not c.budget.max_usd or any(prices)
-  rule = f"below rollout.step_timeout_s ({c.rollout.step_timeout_s:g})"
-  rule += " where user.max_outage_s is set: else no request ever fails"
-  fits = c.user.timeout_s < c.rollout.step_timeout_s
-  yield "user.timeout_s", rule, fits or not c.user.max_outage_s
