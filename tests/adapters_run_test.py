@@ -22,6 +22,7 @@ from userrl_jax.models import lora
 from userrl_jax.models import published
 from userrl_jax.models import qwen3
 from userrl_jax.models import weights
+from userrl_jax.serving import folders
 
 RECIPE = """
 from userrl_jax import config
@@ -130,6 +131,14 @@ def test_a_run_with_adapters_from_start_to_export(train, tmp_path, mesh):
       for name in ("attention/q", "attention/v", "mlp/down")
     }
     before = after
+
+  # Who serves the run serves the merged params.
+  served = folders.read(str(run), "--model").load(mesh)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    leaves.by_path(jax.device_get(served)),
+    before,
+  )
 
   # Gone on with after its last step but one, it ends with the same bits.
   folder = run / "checkpoints" / "grpo"

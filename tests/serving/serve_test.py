@@ -17,6 +17,7 @@ from userrl_jax import checkpoint
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import serve
+from userrl_jax import sharding
 from userrl_jax.chat import messages as messages_lib
 from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tokenizers
@@ -104,11 +105,7 @@ def test_a_run_and_its_stages_are_found(tmp_path):
     assert source.name == name
     assert source.model.num_ids == made.vocab_size
     assert source.chat.profile == "brief"
-    shapes = jax.eval_shape(lambda: params(0))
-    where = jax.tree.map(
-      lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes
-    )
-    loaded = source.load(where)
+    loaded = source.load(sharding.make_mesh(config_lib.Mesh()))
     same = jax.tree.map(
       lambda a, b: bool((a == b).all()), loaded, params(which)
     )

@@ -12,9 +12,11 @@ from typing import Any
 
 import jax
 
+from userrl_jax import bases
 from userrl_jax import checkpoint
 from userrl_jax import config_fields
 from userrl_jax import run_folder
+from userrl_jax import sharding
 from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tokenizers
 from userrl_jax.models import published
@@ -31,8 +33,7 @@ class Source:
   name: str
   model: qwen3.Config
   chat: chat_lib.Chat  # with the model's tokenizer
-  # A sharding for each leaf -> the params, float32.
-  load: Callable[[Any], qwen3.Params]
+  load: Callable[[jax.sharding.Mesh], qwen3.Params]  # float32, on the mesh
 
 
 def read(
@@ -86,7 +87,9 @@ def _published(
     folder.resolve().name,
     model,
     chat_lib.Chat(tokenizers.load(folder, kind), "full", thinking is not False),
-    lambda shardings: weights.load(folder, model, shardings),
+    lambda mesh: weights.load(
+      folder, model, sharding.param_shardings(published.shapes(model), mesh)
+    ),
   )
 
 
@@ -127,16 +130,5 @@ def _trained(
       chat.profile,
       chat.thinking if thinking is None else thinking,
     ),
-    lambda shardings: _load(folder, shape, shardings, step),
+    lambda mesh: bases.load_params(folder, shape, mesh, step),
   )
-
-
-def _load(
-  folder: pathlib.Path, model: qwen3.Config, shardings: Any, step: int
-) -> qwen3.Params:
-  wanted = jax.tree.map(
-    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-    published.shapes(model),
-    shardings,
-  )
-  return checkpoint.load_params(folder, wanted, step)

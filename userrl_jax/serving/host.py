@@ -175,8 +175,7 @@ class Host:
   def _load(self) -> qwen3.Params:
     """Returns the params laid out for sampling, a copy on each device."""
     model = self.source.model
-    shapes = published.shapes(model)
-    params = self.source.load(sharding.param_shardings(shapes, self._mesh))
+    params = self.source.load(self._mesh)
     layout = cache_lib.lay_out(params, model, self._mesh)
     return jax.block_until_ready(layout)
 
