@@ -4,7 +4,6 @@ The names below are what `gyms.GYMS` expects of every gym's package.
 """
 
 import functools
-from typing import NoReturn
 
 from userrl_jax import config
 from userrl_jax import types
@@ -15,6 +14,7 @@ from userrl_jax.gyms.travel import gym
 from userrl_jax.gyms.travel import oracle
 from userrl_jax.gyms.travel import pack
 from userrl_jax.gyms.travel import prompted as prompted
+from userrl_jax.gyms.travel import released
 
 Gym = gym.TravelGym
 Oracle = oracle.Oracle
@@ -28,21 +28,12 @@ def load_tasks(
   """Returns the tasks of a split, at most as many as the settings ask for.
 
   Raises:
-    ValueError: when the settings name a folder: whether a text asks for a
-      wish of UserRL's own trips takes a model to judge.
+    ValueError: when a file is missing or broken.
   """
   return sources.load(
     settings,
     split,
     functools.partial(generate.tasks, seed),
     pack.read,
-    _read_folder,
-  )
-
-
-def _read_folder(folder: str) -> NoReturn:
-  raise ValueError(
-    "gyms.tasks of gym 'travel' must be 'generated' or 'pack', got "
-    f"{folder!r}; the trips that UserRL released have no wishes that rules "
-    "could check"
+    released.read_folder,
   )

@@ -119,13 +119,14 @@ def hacks(task: types.Task) -> tuple[types.Action, ...]:
   """
   trip = scenario.of_task(task)
   best = trip.aspects[0].best.id
+  other = trip.aspects[0].correct[:2][-1].id  # some released trips have but one
   letters = {option.id[0] for a in trip.aspects for option in a.options}
   foreign = [letter for letter in lexicon.BY_LETTER if letter not in letters]
   answers = [
     best.lower(),
     f"[answer] {best}",
     f"{best}, {best}",
-    f"{best},{trip.aspects[0].correct[1].id}",
+    f"{best},{other}",
     f"{best}.",
     f"0{best}",
     f"{best[0]} {best[1:]}",

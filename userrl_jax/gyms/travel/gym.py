@@ -145,8 +145,23 @@ class TravelGym(base.Gym):
     )
 
   def start(self, task: types.Task, seed: int) -> tuple[State, str]:
-    """Returns the first state and what the user asks for."""
+    """Returns the first state and what the user asks for.
+
+    Raises:
+      ValueError: when rules shall play the user of a released trip.
+    """
     self._trip = scenario.of_task(task)
+    if self._trip.is_released:
+      if isinstance(self._user, scripted.ScriptedUser):
+        raise ValueError(
+          f"rules cannot play the user of task {task.id!r}, whose wishes are "
+          "told in any words: set user.kind=endpoint, or gyms.tasks to "
+          "generated or pack"
+        )
+      longest = max(len(aspect.listing) for aspect in self._trip.aspects)
+      self.max_observation_chars = max(  # type: ignore[misc]
+        type(self).max_observation_chars, longest, len(self._trip.opening)
+      )
     self._rewards = rewards(self.settings.reward_profile, self._trip)
     self._options = {
       option.id: (index, option)
@@ -231,14 +246,9 @@ class TravelGym(base.Gym):
       outcome = "volunteered"
     preference = None if index is None else remaining[index]
     said = await self._user.reply(self._trip, kind, preference, text)
-    if (
-      not isinstance(said, str)
-      or not said.strip()
-      or len(said) > self.max_observation_chars
-    ):
-      raise _unparsable(
-        f"a reply must be text of 1 to {self.max_observation_chars} characters"
-      )
+    limit = type(self).max_observation_chars  # not that of a released list
+    if not isinstance(said, str) or not said.strip() or len(said) > limit:
+      raise _unparsable(f"a reply must be text of 1 to {limit} characters")
     if index is None:
       state = dataclasses.replace(state, num_idle=state.num_idle + 1)
     else:

@@ -5,7 +5,8 @@ verdict, and the words in which the user tells one wish. Two views, as in
 Intention: the judge knows all wishes and words nothing that the agent reads;
 the person who replies knows of the one wish alone, so no question can talk the
 others out of it. Rules come first where they are sure: places and days are
-names, a list of topics is too broad, a statement asks nothing.
+names, a list of topics is too broad, a statement asks nothing. Of a released
+trip, whose words they do not know, rules decide less, and the model more.
 """
 
 from collections.abc import Sequence
@@ -135,10 +136,16 @@ class PromptedUser:
     Raises:
       types.FaultError: when the model gives no verdict.
     """
-    found, name = await self._rules.match_query(secret, text)
-    if found:
-      return True, name
-    possible = [a for a in secret.aspects if may_mean(a, text)]
+    if secret.is_released:
+      if _is_elsewhere(secret, text):
+        return False, ""
+      names = set(lexicon.aspects(text))
+      possible = [a for a in secret.aspects if names <= {a.name}]
+    else:
+      found, name = await self._rules.match_query(secret, text)
+      if found:
+        return True, name
+      possible = [a for a in secret.aspects if may_mean(a, text)]
     if not possible:
       return False, ""
 
@@ -150,7 +157,7 @@ class PromptedUser:
       "request": judging.AgentText(text),
       "opening": secret.opening,
       "items": _numbered(
-        [f"{a.name}: {', '.join(a.arguments.values())}" for a in possible]
+        [f"{a.name}: {', '.join(_arguments(a))}" for a in possible]
       ),
     }
     verdict = await self._judge.verdict(
@@ -195,7 +202,9 @@ class PromptedUser:
       return scenario.Verdict(_KINDS[verdict.kind])
     wish = remaining[verdict.number - 1]
     # Words of one item are no question about another wish of this item.
-    named = {t for t in topics if t.startswith(f"{wish.aspect}:")}
+    # Topics of a released wish are not of the gym's own words.
+    known = () if wish.predicate is None else topics
+    named = {t for t in known if t.startswith(f"{wish.aspect}:")}
     items = lexicon.aspects(text)
     if (named and f"{wish.aspect}:{wish.topic}" not in named) or (
       items and wish.aspect not in items
@@ -266,6 +275,23 @@ def may_mean(aspect: scenario.Aspect, text: str) -> bool:
     and set(lexicon.cities(text)) == set(arguments.values())
     and set(lexicon.dates(text)) <= {date}
   )
+
+
+def _is_elsewhere(trip: scenario.Scenario, text: str) -> bool:
+  """Returns whether a search names a known place or day that no trip has."""
+  said = [trip.opening]
+  said += [value for a in trip.aspects for value in a.arguments.values()]
+  all_said = " | ".join(said)
+  days = set(lexicon.dates(all_said))
+  return not set(lexicon.cities(text)) <= set(lexicon.cities(all_said)) or (
+    bool(days) and not set(lexicon.dates(text)) <= days
+  )
+
+
+def _arguments(aspect: scenario.Aspect) -> list[str]:
+  if not aspect.marked:
+    return list(aspect.arguments.values())
+  return [f"{slot} {value}" for slot, value in aspect.arguments.items()]
 
 
 def _numbered(lines: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ turns."""
 
 _BRIEF = """\
 Book what the user wants, item by item: the cheapest option with all wishes. \
-search "hotel Rome 3 May" lists options, price last; name all arguments. \
+search "hotel Rome 3 May" lists options, {price}; name all arguments. \
 action "Do you want a view or a gym?" asks about one or two wishes. answer \
 "H2" chooses, once an item. You have {max_turns} turns."""
 
@@ -47,6 +47,7 @@ _BY_TOPIC = "what can be had, and under each the ids of the options that have \
 it, the cheapest first"
 _BY_OPTION = "every option, in no order: its id, what it has, and its price at \
 the end"
+_BY_FIELD = "every option, in no order, as a line of JSON with its id and cost"
 
 
 def system_prompt(settings: config.Gyms, profile: str) -> str:
@@ -58,6 +59,7 @@ def system_prompt(settings: config.Gyms, profile: str) -> str:
   is_level_1 = max(settings.levels) == 1
   brief = _BRIEF_1 if is_level_1 else _BRIEF
   prompt = base.check_profile({"full": _FULL, "brief": brief}, profile)
+  is_own = settings.tasks in ("generated", "pack")
   every, after = settings.travel.outage_every, settings.travel.reveal_after
   outage = f" When a search finds the database down (it happens to every \
 search whose number is a multiple of {every}), search again."
@@ -66,7 +68,8 @@ user volunteers a wish at the next, which is then not rewarded."
   return prompt.format(
     max_turns=settings.max_turns,
     implicitly="" if is_level_1 else ", and often only as a hint",
-    listing=_BY_TOPIC if is_level_1 else _BY_OPTION,
+    listing=(_BY_TOPIC if is_level_1 else _BY_OPTION) if is_own else _BY_FIELD,
+    price="price last" if is_own else "as JSON with a cost",
     outage=outage if every else "",
     volunteer=volunteer if after else "",
   )

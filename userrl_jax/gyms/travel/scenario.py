@@ -2,7 +2,9 @@
 
 The record of a task comes in; a typed `Scenario` goes out, in which the right
 and the best options are computed from the wishes and never stored, so that the
-two cannot part. Privileged, but for the opening and the options once searched.
+two cannot part. Trips that UserRL released have wishes in words alone: there
+the record marks what is right. Privileged, but for the opening and the options
+once searched.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +45,7 @@ class Preference:
   topic: str
   text: str  # plainly
   hint: str  # as the user says it
-  predicate: lexicon.Predicate
+  predicate: lexicon.Predicate | None  # None: no rule can check it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Option:
   price: int
   amenities: tuple[str, ...]
   fields: Mapping[str, Any]
+  shown: str = ""  # to the agent; "" is what `text` makes of the fields
 
   def satisfies(self, predicate: lexicon.Predicate) -> bool:
     """Returns whether a predicate holds; it does not where a field is absent.
@@ -72,6 +75,8 @@ class Option:
   @property
   def text(self) -> str:
     """The option as the agent reads it: id, what it has, price."""
+    if self.shown:
+      return self.shown
     fields = (f"{name} {value}" for name, value in self.fields.items())
     return " ".join((self.id, *self.amenities, *fields, str(self.price)))
 
@@ -85,10 +90,14 @@ class Aspect:
   preferences: tuple[Preference, ...]
   options: tuple[Option, ...]  # in the order in which they are listed
   by_topic: bool = False  # listed under each topic, the cheapest first
+  marked: tuple[str, ...] = ()  # ids of right options where none are computed
 
   @functools.cached_property
   def correct(self) -> tuple[Option, ...]:
     """The options that satisfy all wishes, cheapest first."""
+    if self.marked:
+      of_id = {option.id: option for option in self.options}
+      return tuple(of_id[name] for name in self.marked)
     fit = [o for o in self.options if not self.violated(o)]
     return tuple(sorted(fit, key=lambda option: option.price))
 
@@ -100,6 +109,8 @@ class Aspect:
   @property
   def listing(self) -> str:
     """All options as the agent reads them, once it has searched."""
+    if self.marked:
+      return "\n".join(option.text for option in self.options)
     if not self.by_topic:
       return ", ".join(option.text for option in self.options)
     lines = []
@@ -112,7 +123,9 @@ class Aspect:
   def violated(self, option: Option) -> tuple[str, ...]:
     """Returns the ids of the wishes that an option does not satisfy."""
     return tuple(
-      p.id for p in self.preferences if not option.satisfies(p.predicate)
+      p.id
+      for p in self.preferences
+      if p.predicate is not None and not option.satisfies(p.predicate)
     )
 
 
@@ -127,6 +140,11 @@ class Scenario:
   def preferences(self) -> tuple[Preference, ...]:
     """All wishes, in the order of their ids."""
     return tuple(p for aspect in self.aspects for p in aspect.preferences)
+
+  @property
+  def is_released(self) -> bool:
+    """Whether it is one of UserRL's, which rules cannot play the user of."""
+    return any(aspect.marked for aspect in self.aspects)
 
 
 def compare(found: Any, op: str, value: Any) -> bool:
@@ -151,14 +169,13 @@ def compare(found: Any, op: str, value: Any) -> bool:
 def parse(
   opening: str, aspects: Sequence[Mapping[str, Any]], by_topic: bool = False
 ) -> Scenario:
-  """Returns the trip of a record, as `generate` makes them."""
+  """Returns the trip of a record, as `generate` and `released` make them."""
   number = 0
   result = []
   for aspect in aspects:
     preferences = []
     for record in aspect["preferences"]:
       number += 1
-      predicate = record["predicate"]
       preferences.append(
         Preference(
           f"P{number}",
@@ -166,9 +183,7 @@ def parse(
           record["topic"],
           record["text"],
           record["hint"],
-          lexicon.Predicate(
-            predicate["field"], predicate["op"], predicate["value"]
-          ),
+          _predicate(record),
         )
       )
     result.append(
@@ -178,6 +193,7 @@ def parse(
         tuple(preferences),
         tuple(map(_option, aspect["options"])),
         by_topic,
+        tuple(aspect.get("marked", ())),
       )
     )
   return Scenario(opening, tuple(result))
@@ -245,7 +261,16 @@ def check(trip: Scenario, level: int) -> None:
       _expect(bool(tempting), f"{preference.id} to matter", aspect.name)
 
 
+def _predicate(record: Mapping[str, Any]) -> lexicon.Predicate | None:
+  if record.get("is_free"):
+    return None
+  found = record["predicate"]
+  return lexicon.Predicate(found["field"], found["op"], found["value"])
+
+
 def _option(record: Mapping[str, Any]) -> Option:
+  if "shown" in record:
+    return Option(record["id"], 0, (), {}, record["shown"])
   fields = dict(record)
   return Option(
     fields.pop("id"),
