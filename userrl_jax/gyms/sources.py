@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from userrl_jax import config
 from userrl_jax import types
 
-# fresh: tasks that training has not seen, of structures that it has; only
-# generated ones. dev and test: of structures that it has not seen.
+# fresh: tasks that training has not seen, of structures that it has; runs play
+# only generated ones. dev and test: of structures that it has not seen.
 SPLITS = ("train", "fresh", "dev", "test")
 LEVELS = (1, 2, 3)
 
