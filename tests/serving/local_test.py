@@ -210,7 +210,7 @@ def policy_folder(folder, settings):
   return small.chain_folder(
     folder,
     "<tool_call>",
-    (call("action", "Is it big?"), call("answer", "a kite")),
+    (call("action", "Is it big?"), call("answer", "a volcano")),
     "</tool_call>",
     phrases=chat_lib.prompt_phrases(
       "brief", gym.system_prompt("brief"), gym.choices

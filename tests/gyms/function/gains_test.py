@@ -88,6 +88,7 @@ def test_a_refusal_by_symmetry_tells_who_has_it():
     (task(), 57),
     (task("a * (b + c) - d", (1, 2, 3, 4), 2), 209),  # all within 200 there
     (task("a * (b + c) / d", (4, 2, 1, 3), 3), None),
+    (task("a * (b + c) - d", (90, 80, 70, 60), 2), None),  # above its size
     (task("a + b + c", (1, 2, 3, 4)), None),  # none of the level's
     (dataclasses.replace(task(), secret=types.Secret({})), None),
   ],

@@ -69,7 +69,8 @@ def information(
 def possible(task: types.Task) -> list[expression.Expression] | None:
   """Returns the rules that fit a task's level and test case.
 
-  None when they are not counted, or the task's own is none of them.
+  None when they are not counted, or the task's own is none of them, as where
+  UserRL's test case makes it larger than the level allows.
   """
   secret = task.secret.reveal()
   if task.level not in LEVELS or not {"rule", "test_case"} <= secret.keys():
@@ -77,9 +78,12 @@ def possible(task: types.Task) -> list[expression.Expression] | None:
   known = rules(task.level)
   if expression.function_key(secret["rule"]) not in known:
     return None
-  size = generate.MAX_RESULT[task.level]
-  test_case = secret["test_case"]
-  return [f for f in known.values() if abs(f.evaluate(test_case)) <= size]
+  fits = lambda f: (
+    abs(f.evaluate(secret["test_case"])) <= generate.MAX_RESULT[task.level]
+  )
+  if not fits(expression.parse(secret["rule"])):
+    return None
+  return [f for f in known.values() if fits(f)]
 
 
 @functools.cache
