@@ -7,8 +7,10 @@ nothing, not even what their prompts mean.
 
 Command:   python -m userrl_jax.train --config=configs/all_gyms.py
 Hardware:  2 CPU cores, no accelerator, no key
-Time:      to be measured; sized for 15 to 20 minutes
-Expect:    to be measured
+Time:      31 minutes beside other work, 21 of them of processor time
+Expect:    mean score of the five gyms on 600 held-out tasks, seed 0: base 0.01,
+           cold start 0.60 (0.57 to 0.62), GRPO 0.73 (0.70 to 0.76); of the
+           three others 0.00 after each stage
 """
 
 import functools
