@@ -6,5 +6,7 @@ set -euo pipefail
 # shellcheck source=launch/_environment.sh
 . "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
 prepare "[test]"
+# One more than there are cores, for tests that wait for processes of their own.
+workers="$("$python" -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')"
 # The tests of a file share a process, with its fixtures and compiled code.
-exec "$python" -m pytest -n auto --maxprocesses=4 --dist=loadfile "$@"
+exec "$python" -m pytest -n "$workers" --dist=loadfile "$@"
