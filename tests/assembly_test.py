@@ -8,6 +8,7 @@ import pytest
 
 from userrl_jax import assembly
 from userrl_jax import config as config_lib
+from userrl_jax import process
 from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax.agents import scripted
@@ -58,11 +59,11 @@ def test_a_cpu_is_split_before_jax_starts(run_apart):
   if "USERRL_APART" not in os.environ:
     run_apart(USERRL_APART="1", XLA_FLAGS="")
     return
-  assembly.split_cpu(2)
+  process.split_cpu(2)
   assert sharding.make_mesh(config_lib.Mesh(cpu_devices=2)).size == 2
-  assembly.split_cpu(2)  # as it is: nothing to refuse
+  process.split_cpu(2)  # as it is: nothing to refuse
   with pytest.raises(ValueError, match="cpu_devices=3 must be set before JAX"):
-    assembly.split_cpu(3)
+    process.split_cpu(3)
   assert jax.device_count() == 2
 
 

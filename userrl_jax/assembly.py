@@ -6,8 +6,6 @@ engine, all checked against each other before anything compiles.
 
 import asyncio
 from collections.abc import Sequence
-import contextlib
-import ctypes
 import dataclasses
 import itertools
 import json
@@ -15,7 +13,6 @@ import logging
 import os
 import pathlib
 import shutil
-import sys
 
 import jax
 
@@ -24,6 +21,7 @@ from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import demonstrate
 from userrl_jax import gyms
+from userrl_jax import process
 from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax import users
@@ -41,8 +39,6 @@ from userrl_jax.serving import host
 
 # Tasks whose dialogues the built-in tokenizer is trained on.
 _NUM_CORPUS_TASKS = 200
-# Of mallopt(3).
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 # Fields that the system prompts of gyms may depend on.
 _IN_PROMPTS = (
   "chat.profile",
@@ -87,9 +83,9 @@ def build(config: config_lib.Config) -> Parts:
   Raises:
     ValueError: when folders, tasks, tokenizer, model or mesh do not fit.
   """
-  use_compile_cache()
-  split_cpu(config.mesh.cpu_devices)
-  _keep_freed_memory()
+  process.use_compile_cache()
+  process.split_cpu(config.mesh.cpu_devices)
+  process.keep_freed_memory()
   # Orbax warns that a checkpoint opened for reading is opened for reading.
   logging.getLogger("absl").setLevel(logging.ERROR)
   folder = pathlib.Path(config.out_dir)
@@ -232,49 +228,6 @@ def first_params(
   if parts.config.model.folder:
     return weights.load(parts.config.model.folder, parts.model, shardings)
   return jax.jit(init, out_shardings=shardings)()
-
-
-def use_compile_cache() -> None:
-  """Keeps compiled programs between runs, unless the user chose a place."""
-  if not jax.config.jax_compilation_cache_dir:
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    folder = pathlib.Path(home) / "userrl_jax" / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def split_cpu(num_devices: int) -> None:
-  """Has JAX take the CPU for some devices; without one on it, no matter.
-
-  Raises:
-    ValueError: when JAX has started with another number.
-  """
-  if num_devices == 1:
-    return  # or as many as the environment says
-  try:
-    jax.config.update("jax_num_cpu_devices", num_devices)
-  except RuntimeError as error:
-    if jax.device_count("cpu") != num_devices:
-      raise ValueError(
-        f"mesh.cpu_devices={num_devices} must be set before JAX starts, which "
-        f"has taken the CPU for {jax.device_count('cpu')}; build it in a "
-        "process of its own"
-      ) from error
-
-
-def _keep_freed_memory() -> None:
-  """Asks glibc to keep what is freed, where computing is done on the CPU.
-
-  By default it gives every large buffer back and faults it in again at the
-  next call, page by page, which costs a sixth of a run's time.
-  """
-  if jax.default_backend() != "cpu" or not sys.platform.startswith("linux"):
-    return
-  with contextlib.suppress(OSError, AttributeError):  # another C library
-    mallopt = ctypes.CDLL("libc.so.6").mallopt
-    mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that it takes
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_M_TOP_PAD, 2**26)
 
 
 def _tokenizer(

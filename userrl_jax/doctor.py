@@ -28,6 +28,7 @@ from userrl_jax import flags
 from userrl_jax import forecast
 from userrl_jax import gyms
 from userrl_jax import metrics
+from userrl_jax import process
 from userrl_jax import sharding
 from userrl_jax import stages
 from userrl_jax import types
@@ -36,7 +37,6 @@ from userrl_jax.chat import tokenizers
 from userrl_jax.clients import endpoint
 from userrl_jax.gyms import judging
 from userrl_jax.models import published
-from userrl_jax.models import qwen3
 from userrl_jax.rollout import collect
 from userrl_jax.rollout import episode
 from userrl_jax.users import profiles
@@ -149,7 +149,7 @@ def _tokenizer(config: config_lib.Config) -> Iterator[Line]:
 
 
 def _devices(config: config_lib.Config) -> Iterator[Line]:
-  assembly.split_cpu(config.mesh.cpu_devices)
+  process.split_cpu(config.mesh.cpu_devices)
   found = jax.devices()
   mesh = sharding.make_mesh(config.mesh)
   sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
@@ -210,17 +210,17 @@ def _users(config: config_lib.Config) -> Iterator[Line]:
   else:
     yield Line(OK, "user", "rules, which need no key")
   totals: dict[str, float] = {}
-  num_steps, seconds = 0, 0.0
+  seconds = 0.0
   for name in _played(config):
     try:
-      line, counts, steps, took = _live(config, user, name)
+      line, counts, took = _live(config, user, name)
     except types.SetupError:  # which ends any run, and so the rest of this
       raise
     except ValueError as error:
       yield Line(FAIL, f"gym {name}", str(error))
       continue
     yield line
-    num_steps, seconds = num_steps + steps, seconds + took
+    seconds += took
     for key, value in counts.items():
       totals[key] = totals.get(key, 0.0) + value
   yield from _whole_run(config, totals, seconds)
@@ -238,12 +238,12 @@ def _keys(config: config_lib.Config) -> Iterator[Line]:
 
 def _live(
   config: config_lib.Config, user: users.User, name: str
-) -> tuple[Line, Mapping[str, float], int, float]:
+) -> tuple[Line, Mapping[str, float], float]:
   """Plays an episode of a gym.
 
   Returns:
-    What it came to, what it took of the endpoints (see `User.take_counts`), its
-    turns and its time in seconds.
+    What it came to, what it took of the endpoints (see `User.take_counts`), and
+    its time in seconds.
 
   Raises:
     types.SetupError: when no episode can go better.
@@ -281,7 +281,7 @@ def _live(
   took = time.monotonic() - start
   counts = user.take_counts()
   line = _of_episode(config, trajectory, judges[0], counts, took)
-  return line, counts, len(trajectory.turns), took
+  return line, counts, took
 
 
 def _of_episode(
@@ -396,9 +396,8 @@ def _played(config: config_lib.Config) -> tuple[str, ...]:
 
 
 def _num_params(config: config_lib.Config) -> int:
-  model = published.configured(config.model)
-  init = lambda: qwen3.init(model, jax.random.key(0))
-  return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init)))
+  shapes = published.shapes(published.configured(config.model))
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def _existing(path: pathlib.Path) -> pathlib.Path:

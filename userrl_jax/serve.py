@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 
-from userrl_jax import assembly
+from userrl_jax import process
 from userrl_jax.serving import app as app_lib
 from userrl_jax.serving import connections
 from userrl_jax.serving import folders
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   logging.getLogger("absl").setLevel(logging.ERROR)
   try:
     key = _key(arguments.api_key_env)
-    assembly.use_compile_cache()
+    process.use_compile_cache()
     host = _host(arguments)
     return asyncio.run(_serve(host, key, arguments))
   except (ValueError, OSError) as error:
