@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,30 +167,93 @@ def damage(path: pathlib.Path, how: str) -> None:
     path.write_bytes(data)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  """A folder of two checkpoints, 1 and 2, of other values."""
+  folder = tmp_path_factory.mktemp("saved")
+  with checkpoint.Store(folder) as store:
+    for step in (1, 2):
+      store.save(step, make_state(width=64, seed=step), {"counter": 12345670})
+  return folder
+
+
+def restore_copy(saved, folder, harm):
+  """Returns what a harmed copy restores: its step, and what is said."""
+  shutil.copytree(saved, folder)
+  harm(folder)
+  said: list[str] = []
+  with checkpoint.Store(folder, tell=said.append) as store:
+    restored, extras = store.restore(abstract(make_state(width=64)))
+    used = store.latest_step()
+    store.save(3, restored, extras)  # nothing is in the way of going on
+  assert extras == {"counter": 12345670}
+  assert bits(restored) == bits(make_state(width=64, seed=used))
+  return used, said
+
+
 @pytest.mark.parametrize("how", ["flip", "truncate", "delete"])
-@pytest.mark.parametrize("part", ["arrays", "extras", "_METADATA"])
-def test_damage_is_an_error_never_an_older_checkpoint(tmp_path, part, how):
-  state = make_state(width=64)
-  with checkpoint.Store(tmp_path) as store:
-    store.save(1, state, {"counter": 12345678})
-    store.save(2, state, {"counter": 12345678})
-  path = {
-    "arrays": largest_file(tmp_path / "2"),
-    "extras": tmp_path / "2" / "extras" / "metadata",
-    "_METADATA": tmp_path / "2" / "state" / "_METADATA",
-  }[part]
-  if (part, how) == ("extras", "flip"):
-    # A digit that still parses: only the checksum can tell.
+def test_damage_to_any_file_falls_back_and_says_so(saved, tmp_path, how):
+  """What is restored is whole, whichever file of the newest is harmed."""
+  files = sorted(p for p in (saved / "2").rglob("*") if p.is_file())
+  names = [str(p.relative_to(saved)) for p in files]
+  passed_over = set()
+  for number, name in enumerate(names):
+    folder = tmp_path / str(number)
+    harm = lambda copy, name=name: damage(copy / name, how)
+    used, said = restore_copy(saved, folder, harm)
+    assert used in (1, 2)
+    if used == 1:
+      passed_over.add(name)
+      (warning,) = said
+      assert warning.startswith(f"WARNING: checkpoint {folder / '2'} must ")
+      assert "from checkpoint 1 and" in warning
+      assert (folder / "2.damaged").is_dir()
+    else:
+      assert said == []
+  # Nothing is read from the others: commit marks, and what each process wrote
+  # before its index was merged with those of all.
+  needed = {"2/extras/metadata", "2/state/_METADATA", "2/state/manifest.ocdbt"}
+  arrays = {name for name in names if name.startswith("2/state/d/")}
+  assert arrays and passed_over >= needed | arrays
+
+
+def test_extras_that_still_parse_are_proven_too(saved, tmp_path):
+  def harm(folder):
+    path = folder / "2" / "extras" / "metadata"
     text = path.read_text()
-    assert "12345678" in text
-    path.write_text(text.replace("12345678", "12345679"))
-  else:
-    damage(path, how)
-  with checkpoint.Store(tmp_path) as store:
-    assert store.latest_step() == 2
+    assert "12345670" in text
+    path.write_text(text.replace("12345670", "12345679"))
+
+  used, said = restore_copy(saved, tmp_path / "copy", harm)
+  assert used == 1 and "its extras are not what was saved" in said[0]
+
+
+def test_without_a_whole_checkpoint_it_stops(saved, tmp_path):
+  folder = tmp_path / "copy"
+  shutil.copytree(saved, folder)
+  for step in ("1", "2"):
+    damage(largest_file(folder / step), "flip")
+  with checkpoint.Store(folder, tell=pytest.fail) as store:
     with pytest.raises(ValueError) as error:
-      store.restore(abstract(state))
-  assert f"{tmp_path / '2'} must be readable" in str(error.value)
+      store.restore(abstract(make_state(width=64)))
+    assert store.latest_step() == 2
+  assert f"{folder / '2'} must be readable" in str(error.value)
+  assert "none before it can be used: 1" in str(error.value)
+
+
+def test_a_named_or_published_step_is_never_another(saved, tmp_path):
+  """An evaluation must not score an older checkpoint in a newer one's name."""
+  folder = tmp_path / "copy"
+  shutil.copytree(saved, folder)
+  damage(largest_file(folder / "2"), "flip")
+  wanted = make_state(width=64)
+  with (
+    checkpoint.Store(folder) as store,
+    pytest.raises(ValueError, match="2 must be readable"),
+  ):
+    store.restore(abstract(wanted), step=2)
+  with pytest.raises(ValueError, match="2 must be readable"):
+    checkpoint.load_params(folder, abstract(wanted.params))
 
 
 def test_an_empty_finished_folder_is_an_error(tmp_path):

@@ -368,18 +368,46 @@ def test_damaged_dialogues_are_named(place, finished):
   assert errors.startswith(f"error: {kept} must hold the dialogues")
 
 
-def test_a_damaged_checkpoint_is_named_and_never_passed_over(place, finished):
-  whole, _ = finished
-  folder = place.folder / "damaged"
-  shutil.copytree(whole, folder)
-  shutil.rmtree(folder / "evaluations")
-  latest = folder / "checkpoints" / "grpo" / str(STAGES["grpo"])
+def _damage(folder, stage, step):
+  """Flips a bit of a checkpoint's largest array; returns the checkpoint."""
+  latest = folder / "checkpoints" / stage / str(step)
   arrays = max(latest.rglob("d/*"), key=lambda path: path.stat().st_size)
   data = bytearray(arrays.read_bytes())
   data[len(data) // 2] ^= 0xFF
   arrays.write_bytes(data)
+  return latest
+
+
+def test_a_damaged_checkpoint_is_named_and_its_steps_done_again(
+  place, finished
+):
+  """Also where later stages began: what they did stays."""
+  whole, out = finished
+  folder = place.folder / "damaged"
+  shutil.copytree(whole, folder)
+  latest = _damage(folder, "grpo", STAGES["grpo"])
+  code, again_out, errors = place.run(folder.name)
+  assert code == 0, errors
+  assert f"WARNING: checkpoint {latest} must be readable" in again_out
+  assert re.search(r"^grpo: goes on after step 2 of 4", again_out, re.M)
+  assert _table(again_out) == _table(out)
+  assert _steps(folder) == _steps(whole)
+  for name in ("evaluations", "transcripts"):
+    assert _texts(folder / name) == _texts(whole / name)
+  for name in STAGES:
+    assert _equal(_params(folder, name), _params(whole, name))
+
+
+def test_a_run_without_a_whole_checkpoint_stops(place, finished):
+  whole, _ = finished
+  folder = place.folder / "lost"
+  shutil.copytree(whole, folder)
+  shutil.rmtree(folder / "evaluations")
+  _damage(folder, "grpo", STAGES["grpo"] - 2)
+  latest = _damage(folder, "grpo", STAGES["grpo"])
   code, _, errors = place.run(folder.name)
   assert code == 2
   assert errors.startswith(f"error: checkpoint {latest} must be readable")
+  assert "none before it can be used: 2" in errors
   assert "Traceback" not in errors
   assert not (folder / "evaluations" / "grpo.json").exists()

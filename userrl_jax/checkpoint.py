@@ -10,10 +10,11 @@ In: any pytree of arrays (params, optimizer, step), and a small JSON dict
 A checkpoint is written under a temporary name and renamed when complete, so
 a killed save leaves nothing that looks finished. The file format notices most
 damage but not a flipped bit inside an array, so every array's digest is kept
-and compared after loading.
+and compared after loading. A stage goes on from its latest whole checkpoint and
+says which ones it passed over; they are kept as <step>.damaged.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import json
 import os
 import pathlib
@@ -22,10 +23,10 @@ from typing import Any, Protocol
 import zlib
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from userrl_jax import digests
+from userrl_jax import fallback
 from userrl_jax import leaves as leaves_lib
 
 
@@ -45,12 +46,18 @@ class Store:
   so the caller may donate or change the state right after.
   """
 
-  def __init__(self, folder: str | os.PathLike[str], keep: int = 2):
+  def __init__(
+    self,
+    folder: str | os.PathLike[str],
+    keep: int = 2,
+    tell: Callable[[str], None] = print,
+  ):
     """Opens or creates a folder of checkpoints.
 
     Args:
       folder: local folder; made when it is not there.
       keep: how many of the latest checkpoints to keep, at least 1.
+      tell: shows a warning.
 
     Raises:
       ValueError: when `keep` is below 1.
@@ -62,6 +69,7 @@ class Store:
       )
     self.folder = pathlib.Path(folder).absolute()
     self.folder.mkdir(parents=True, exist_ok=True)
+    self._tell = tell
     self._orbax = _open(self.folder, keep)
 
   def __enter__(self) -> "Store":
@@ -161,17 +169,31 @@ class Store:
     Args:
       abstract_state: pytree of arrays or `jax.ShapeDtypeStruct`; the result
         has its structure, shapes, dtypes and (where given) shardings.
-      step: which checkpoint; the latest when None.
+      step: which checkpoint; the latest whole one when None.
 
     Returns:
       The state, bit-equal to what was saved, and the extras.
 
     Raises:
       ValueError: when there is no such checkpoint, it cannot be read, is
-        damaged, or holds other leaves, shapes or dtypes. Never falls back to
-        an older checkpoint or to a fresh start.
+        damaged, or holds other leaves, shapes or dtypes; without a step, when
+        that is so of every checkpoint. Never falls back to a fresh start.
     """
-    step = _choose_step(self._orbax, self.folder, step)
+    _choose_step(self._orbax, self.folder, step)  # or there is none
+    if step is not None:
+      return self._restore(abstract_state, step)
+    steps = self._orbax.all_steps()
+    restored, used, failures = fallback.newest_whole(
+      steps, lambda step: self._restore(abstract_state, step)
+    )
+    if failures:
+      fallback.set_aside(self.folder, failures, used, self._tell)
+      self._orbax.reload()
+    return restored
+
+  def _restore(
+    self, abstract_state: Any, step: int
+  ) -> tuple[Any, dict[str, Any]]:
     wanted = leaves_lib.by_path(abstract_state)
     where = self.folder / str(step)
     saved = _saved_leaves(self._orbax, where, step)
@@ -179,9 +201,10 @@ class Store:
     if unwanted:
       raise ValueError(
         f"checkpoint {where} must hold what this run trains and nothing else, "
-        f"got also {_some(unwanted)}; restore it with the config that made it"
+        f"got also {leaves_lib.some(unwanted)}; restore it with the config "
+        "that made it"
       )
-    _check(where, saved, wanted, exact_dtype=True)
+    leaves_lib.check(where, saved, wanted, exact_dtype=True)
     return _load(self._orbax, where, step, abstract_state, wanted)
 
   def close(self) -> None:
@@ -234,9 +257,9 @@ def load_params(
     if unwanted:
       raise ValueError(
         f"checkpoint {where} must hold the configured model, got also "
-        f"{_some(unwanted)}; set model to what made the checkpoint"
+        f"{leaves_lib.some(unwanted)}; set model to what made the checkpoint"
       )
-    _check(where, saved, wanted, exact_dtype=False)
+    leaves_lib.check(where, saved, wanted, exact_dtype=False)
     return _load(orbax, where, step, abstract, wanted)[0]["params"]
   finally:
     orbax.close()
@@ -301,35 +324,6 @@ def _saved_leaves(
     raise _unreadable(where, error) from error
 
 
-def _check(
-  where: pathlib.Path,
-  saved: Mapping[str, Any],
-  wanted: Mapping[str, Any],
-  exact_dtype: bool,
-) -> None:
-  """Holds what is saved against what is wanted, leaf by leaf."""
-  missing = sorted(set(wanted) - set(saved))
-  if missing:
-    raise ValueError(
-      f"checkpoint {where} must hold {_some(missing)}, got "
-      f"{_some(sorted(saved))}; restore it with the config that made it"
-    )
-  for path, want in wanted.items():
-    have = saved[path]
-    if tuple(have.shape) != tuple(want.shape):
-      raise ValueError(
-        f"checkpoint {where} must fit the configured model and optimizer: "
-        f"{path} is saved with shape {tuple(have.shape)}, wanted "
-        f"{tuple(want.shape)}; restore it with the config that made it"
-      )
-    if exact_dtype and jnp.dtype(have.dtype) != jnp.dtype(want.dtype):
-      raise ValueError(
-        f"checkpoint {where} must fit the configured model and optimizer: "
-        f"{path} is saved as {jnp.dtype(have.dtype)}, wanted "
-        f"{jnp.dtype(want.dtype)}; restore it with the config that made it"
-      )
-
-
 def _load(
   orbax: ocp.CheckpointManager,
   where: pathlib.Path,
@@ -367,7 +361,7 @@ def _load(
     found = digests.of(leaves)
     changed = sorted(p for p in leaves if found[p] != expected[p])
     if changed:
-      raise ValueError(f"{_some(changed)} are not what was saved")
+      raise ValueError(f"{leaves_lib.some(changed)} are not what was saved")
   except Exception as error:
     raise _unreadable(where, error) from error
   ordered = [
@@ -383,7 +377,7 @@ def _unreadable(where: pathlib.Path, error: Exception) -> ValueError:
   why = " ".join(str(error).split())[:300]
   return ValueError(
     f"checkpoint {where} must be readable, got {type(error).__name__}: {why}; "
-    "delete that folder to go on from the one before it, or restore a copy"
+    "restore a copy, or delete that folder to use the one before it"
   )
 
 
@@ -392,8 +386,3 @@ def _sharding(want: Any) -> jax.sharding.Sharding:
   if isinstance(sharding, jax.sharding.Sharding):
     return sharding
   return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-
-def _some(paths: list[str]) -> str:
-  shown = ", ".join(paths[:4])
-  return shown + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")

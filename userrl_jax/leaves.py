@@ -1,6 +1,7 @@
 """A state as a flat dict, path -> leaf, as checkpoints name what they hold."""
 
 from collections.abc import Mapping
+import os
 from typing import Any
 
 import jax
@@ -39,6 +40,51 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
       inner = inner.setdefault(parent, {})
     inner[name] = leaf
   return nested
+
+
+def check(
+  where: os.PathLike[str],
+  saved: Mapping[str, Any],
+  wanted: Mapping[str, Any],
+  exact_dtype: bool,
+) -> None:
+  """Holds what a checkpoint has saved against what is wanted, leaf by leaf.
+
+  Args:
+    where: the checkpoint, for messages.
+    saved: path -> what has a shape and a dtype.
+    wanted: path -> the same; paths beyond these are not looked at.
+    exact_dtype: whether dtypes must be equal too.
+
+  Raises:
+    ValueError: when a leaf is missing, or of another shape or dtype.
+  """
+  missing = sorted(set(wanted) - set(saved))
+  if missing:
+    raise ValueError(
+      f"checkpoint {where} must hold {some(missing)}, got "
+      f"{some(sorted(saved))}; restore it with the config that made it"
+    )
+  for path, want in wanted.items():
+    have = saved[path]
+    if tuple(have.shape) != tuple(want.shape):
+      raise ValueError(
+        f"checkpoint {where} must fit the configured model and optimizer: "
+        f"{path} is saved with shape {tuple(have.shape)}, wanted "
+        f"{tuple(want.shape)}; restore it with the config that made it"
+      )
+    if exact_dtype and jnp.dtype(have.dtype) != jnp.dtype(want.dtype):
+      raise ValueError(
+        f"checkpoint {where} must fit the configured model and optimizer: "
+        f"{path} is saved as {jnp.dtype(have.dtype)}, wanted "
+        f"{jnp.dtype(want.dtype)}; restore it with the config that made it"
+      )
+
+
+def some(paths: list[str]) -> str:
+  """Returns the first few paths, and how many more there are."""
+  shown = ", ".join(paths[:4])
+  return shown + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
 
 
 def _as_array(path: str, leaf: Any) -> jax.Array:

@@ -6,7 +6,7 @@ TensorBoard and `transcripts/`. Names of numbers are
 """
 
 import collections
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import dataclasses
 import json
 import os
@@ -188,6 +188,7 @@ class Writers:
     folder: str | os.PathLike[str],
     stages: Sequence[str],
     resume: tuple[str, int] | None = None,
+    begun: Collection[str] = (),
   ):
     """Opens the files of a run folder.
 
@@ -196,6 +197,8 @@ class Writers:
       stages: of the run, in order.
       resume: (stage, step) that is run next; None starts from nothing, and
         drops what an earlier run left.
+      begun: later stages that go on too, where this one does some of its steps
+        again. Open the files anew with each of them.
 
     Raises:
       ValueError: when the stage to resume is none of `stages`, or a file to
@@ -210,21 +213,23 @@ class Writers:
     self._folder.mkdir(parents=True, exist_ok=True)
     first = stages.index(resume[0]) if resume else 0
     self._resume = resume
-    again = set(stages[first:])
+    own = resume[0] if resume else ""
+    again = [s for s in stages[first:] if s == own or s not in begun]
 
     def is_done(record: Mapping[str, Any]) -> bool:
       if not resume or record["stage"] not in stages:
         return False
-      if record["stage"] == resume[0]:
+      if record["stage"] == own:
         return record["step"] < resume[1]
       return record["stage"] not in again
 
     path = self._folder / "metrics.jsonl"
-    _keep_lines(path, is_done)
-    _keep_lines(self._folder / "diagnostics.jsonl", is_done)
+    self._order = list(stages) if begun else []
+    _keep_lines(path, is_done, stages)
+    _keep_lines(self._folder / "diagnostics.jsonl", is_done, stages)
     for stage in again:
       _keep_lines(self._folder / "transcripts" / f"{stage}.jsonl", is_done)
-      if not resume or stage != resume[0]:
+      if stage != own:
         shutil.rmtree(self._folder / "tensorboard" / stage, ignore_errors=True)
     self._file = path.open("a", encoding="utf-8")
     self._boards: dict[str, Any] = {}
@@ -292,6 +297,9 @@ class Writers:
   def close(self) -> None:
     """Closes every file; numbers already written are safe without it."""
     self._file.close()
+    if self._order:
+      for name in ("metrics.jsonl", "diagnostics.jsonl"):
+        _keep_lines(self._folder / name, lambda _: True, self._order)
     for board in self._boards.values():
       board.close()
     self._boards.clear()
@@ -365,9 +373,15 @@ def _jsonable(value: Any) -> Any:
 
 
 def _keep_lines(
-  path: pathlib.Path, is_kept: Callable[[Mapping[str, Any]], bool]
+  path: pathlib.Path,
+  is_kept: Callable[[Mapping[str, Any]], bool],
+  order: Sequence[str] = (),
 ) -> None:
-  """Drops lines of a JSONL file, all at once; a cut last line is dropped."""
+  """Drops lines of a JSONL file, all at once; a cut last line is dropped.
+
+  Stages given an order are brought into it: one that does some steps again may
+  have written them after the lines of a later one.
+  """
   if not path.exists():
     return
   lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -378,12 +392,15 @@ def _keep_lines(
     try:
       record = json.loads(line)
       if is_kept(record):
-        kept.append(line)
+        place = order.index(record["stage"]) if order else 0
+        kept.append((place, line))
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(
         f"{path} line {number} must be a JSON record with stage and step, got "
         f"{line[:80]!r}; delete the file, or the run's folder, to start anew"
       ) from error
+  kept.sort(key=lambda pair: pair[0])
   temporary = path.with_suffix(".tmp")
-  temporary.write_text("".join(kept), encoding="utf-8")
+  text = "".join(line for _, line in kept)
+  temporary.write_text(text, encoding="utf-8")
   temporary.replace(path)

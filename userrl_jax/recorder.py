@@ -114,7 +114,8 @@ class Recorder:
     """
     self._stage, self._update = stage, update
     folder = self._parts.folder / "checkpoints" / stage.name
-    self._store = checkpoint.Store(folder, self._parts.config.checkpoint.keep)
+    keep = self._parts.config.checkpoint.keep
+    self._store = checkpoint.Store(folder, keep, self._console.print)
     self._store.describe(
       self._parts.tokenizer, config_fields.to_dict(self._parts.config)
     )
@@ -133,8 +134,7 @@ class Recorder:
     self._tell_faults_of_dialogues(stage)
     if place is not None:
       self._stream.set_state(place)
-    if self._writers is None:
-      self._open_writers()
+    self._open_writers()
     self._watch = diagnostics.Watch(
       self._lines_of_stage("metrics.jsonl"),
       [line["name"] for line in self._lines_of_stage("diagnostics.jsonl")],
@@ -272,15 +272,24 @@ class Recorder:
 
   def _open_writers(self) -> None:
     names = self._parts.config.stages
+    is_first = self._writers is None
+    if self._writers is not None:
+      self._writers.close()
     is_fresh = self._stage.name == names[0] and self._next_step == 0
+    # Where this stage falls back to an older checkpoint, later ones are there.
+    later = names[names.index(self._stage.name) + 1 :]
+    folder = self._parts.folder / "checkpoints"
+    begun = [name for name in later if any((folder / name).glob("[0-9]*"))]
     self._writers = metrics.Writers(
       self._parts.folder,
       names,
       resume=None if is_fresh else (self._stage.name, self._next_step),
+      begun=begun,
     )
     lines = (self._parts.folder / "metrics.jsonl").read_text().splitlines()
-    if lines:
-      self._earlier_s = json.loads(lines[-1])["time_s"]
+    if is_first:
+      times = [json.loads(line)["time_s"] for line in lines]
+      self._earlier_s = max(times, default=0.0)
 
   def _keep_environment(self, command: flags.Command, goes_on: bool) -> None:
     """Writes what runs; of a run that goes on, what it goes on with."""
