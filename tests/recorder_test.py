@@ -50,17 +50,17 @@ def _begin(run, parts, state=None):
 
 def _run(parts, last_step=NUM_STEPS):
   """Records a stage of a stand-in learner; returns what its stream drew."""
-  run = recorder.Recorder(parts, COMMAND)
-  state, stream = _begin(run, parts)
   drawn = []
-  for step in run.remaining():
-    if step == last_step:  # killed
-      return drawn, state
-    drawn.append([task.id for task in next(stream)])
-    state, numbers = _update(state)
-    run.record(step, numbers, PACKED)
-    run.save_when_due(step + 1, state)
-  run.finish(parts.folder / "report.html")
+  with recorder.Recorder(parts, COMMAND) as run:
+    state, stream = _begin(run, parts)
+    for step in run.remaining():
+      if step == last_step:  # killed
+        return drawn, state
+      drawn.append([task.id for task in next(stream)])
+      state, numbers = _update(state)
+      run.record(step, numbers, PACKED)
+      run.save_when_due(step + 1, state)
+    run.finish(parts.folder / "report.html")
   return drawn, state
 
 

@@ -25,8 +25,8 @@ import zlib
 import jax
 import orbax.checkpoint as ocp
 
+from userrl_jax import checkpoint_faults
 from userrl_jax import digests
-from userrl_jax import fallback
 from userrl_jax import leaves as leaves_lib
 
 
@@ -42,8 +42,8 @@ class Tokenizer(Protocol):
 class Store:
   """Keeps the latest checkpoints of one stage in a folder.
 
-  Usable as a context manager. Saving blocks until the checkpoint is complete,
-  so the caller may donate or change the state right after.
+  Usable as a context manager. Saving blocks until the state is copied, so the
+  caller may donate or change it right after; it is written in the background.
   """
 
   def __init__(
@@ -118,7 +118,9 @@ class Store:
     temporary.rename(target)
 
   def save(self, step: int, state: Any, extras: Mapping[str, Any]) -> None:
-    """Writes one checkpoint and drops those beyond `keep`.
+    """Begins to write one checkpoint; then those beyond `keep` are dropped.
+
+    Waits for the one before it.
 
     Args:
       step: number of steps done; larger than every saved one.
@@ -128,6 +130,7 @@ class Store:
     Raises:
       ValueError: when the step is not above the latest, the state holds
         something other than arrays, or the extras are not JSON-able.
+      WriteError: when this one, or the one before it, cannot be written.
     """
     latest = self.latest_step()
     if latest is not None and step <= latest:
@@ -147,18 +150,28 @@ class Store:
       "extras_crc32": zlib.crc32(text.encode()),
       "digests": digests.of(leaves),
     }
-    self._orbax.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(leaves_lib.nest(leaves)),
-        extras=ocp.args.JsonSave(record),
-      ),
-      force=True,
-    )
-    self._orbax.wait_until_finished()
+    with checkpoint_faults.writing(self.folder):
+      self._orbax.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeSave(leaves_lib.nest(leaves)),
+          extras=ocp.args.JsonSave(record),
+        ),
+        force=True,
+      )
+
+  def check(self) -> None:
+    """Raises WriteError when a checkpoint was not written; does not wait."""
+    if not self._orbax.is_saving_in_progress():
+      self.wait()
+
+  def wait(self) -> None:
+    """Waits until what was saved is written; raises WriteError if it is not."""
+    with checkpoint_faults.writing(self.folder):
+      self._orbax.wait_until_finished()
 
   def latest_step(self) -> int | None:
-    """Returns the step of the latest finished checkpoint, None without one."""
+    """Returns the step of the latest checkpoint that was saved, or None."""
     return self._orbax.latest_step()
 
   def restore(
@@ -179,15 +192,16 @@ class Store:
         damaged, or holds other leaves, shapes or dtypes; without a step, when
         that is so of every checkpoint. Never falls back to a fresh start.
     """
+    self.wait()
     _choose_step(self._orbax, self.folder, step)  # or there is none
     if step is not None:
       return self._restore(abstract_state, step)
     steps = self._orbax.all_steps()
-    restored, used, failures = fallback.newest_whole(
+    restored, used, failures = checkpoint_faults.newest_whole(
       steps, lambda step: self._restore(abstract_state, step)
     )
     if failures:
-      fallback.set_aside(self.folder, failures, used, self._tell)
+      checkpoint_faults.set_aside(self.folder, failures, used, self._tell)
       self._orbax.reload()
     return restored
 
@@ -208,9 +222,15 @@ class Store:
     return _load(self._orbax, where, step, abstract_state, wanted)
 
   def close(self) -> None:
-    """Waits for what is being written and lets go of the folder."""
-    self._orbax.wait_until_finished()
-    self._orbax.close()
+    """Waits for what is being written and lets go of the folder.
+
+    Raises:
+      WriteError: when it cannot be written.
+    """
+    try:
+      self.wait()
+    finally:
+      self._orbax.close()
 
 
 def last_step(folder: str | os.PathLike[str]) -> int:
@@ -278,11 +298,14 @@ def _open_to_read(folder: str | os.PathLike[str]) -> ocp.CheckpointManager:
 def _open(folder: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
   return ocp.CheckpointManager(
     folder,
-    # Asynchronous writing would have to copy the state before it is donated;
-    # a quickstart checkpoint takes 50 ms as it is.
+    # What is written in the background is a copy on the host, made before
+    # saving returns. On the CPU it is the array itself, which JAX then does not
+    # let an update reuse, donated or not.
     options=ocp.CheckpointManagerOptions(
       max_to_keep=keep,
-      enable_async_checkpointing=False,
+      enable_async_checkpointing=keep is not None,
+      # Else a folder that cannot be made shows after a timeout of minutes.
+      async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
       read_only=keep is None,
     ),
     item_handlers={
@@ -321,7 +344,7 @@ def _saved_leaves(
       raise ValueError("what its state holds is not written there")
     return leaves_lib.by_path(metadata.tree)
   except Exception as error:
-    raise _unreadable(where, error) from error
+    raise checkpoint_faults.unreadable(where, error) from error
 
 
 def _load(
@@ -363,7 +386,7 @@ def _load(
     if changed:
       raise ValueError(f"{leaves_lib.some(changed)} are not what was saved")
   except Exception as error:
-    raise _unreadable(where, error) from error
+    raise checkpoint_faults.unreadable(where, error) from error
   ordered = [
     leaves[path].astype(want.dtype)
     if leaves[path].dtype != want.dtype
@@ -371,14 +394,6 @@ def _load(
     for path, want in wanted.items()
   ]
   return jax.tree.unflatten(jax.tree.structure(abstract), ordered), extras
-
-
-def _unreadable(where: pathlib.Path, error: Exception) -> ValueError:
-  why = " ".join(str(error).split())[:300]
-  return ValueError(
-    f"checkpoint {where} must be readable, got {type(error).__name__}: {why}; "
-    "restore a copy, or delete that folder to use the one before it"
-  )
 
 
 def _sharding(want: Any) -> jax.sharding.Sharding:

@@ -357,7 +357,8 @@ class Evaluation:
 class Checkpoint:
   """What a killed run can come back to."""
 
-  every_steps: int = 5  # of any stage; the end of a stage is always kept
+  every_steps: int = 5  # of any stage, whose end is always kept; 0 is off
+  every_minutes: float = 0.0  # since the last one, after a step; 0 is off
   keep: int = 2  # latest checkpoints kept a stage
 
 

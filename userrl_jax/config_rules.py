@@ -149,6 +149,8 @@ _NUMBERS = {
   "Evaluation.top_p": ("in (0, 1]", lambda x: 0 < x <= 1),
   "Evaluation.min_p": _SHARE,
   "Evaluation.forgetting_tasks": _NOT_NEGATIVE,
+  "Checkpoint.every_steps": _NOT_NEGATIVE,
+  "Checkpoint.every_minutes": _NOT_NEGATIVE,
   "Mesh.data": _SIZE_OR_REST,
   "Mesh.fsdp": _SIZE_OR_REST,
   "Mesh.tensor": _SIZE_OR_REST,

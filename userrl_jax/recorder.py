@@ -26,7 +26,6 @@ from typing import Any
 import jax
 
 from userrl_jax import assembly
-from userrl_jax import checkpoint
 from userrl_jax import config_fields
 from userrl_jax import console
 from userrl_jax import data
@@ -35,6 +34,7 @@ from userrl_jax import dialogues
 from userrl_jax import environment as environment_lib
 from userrl_jax import flags
 from userrl_jax import metrics
+from userrl_jax import saving
 from userrl_jax import stages
 from userrl_jax import types
 from userrl_jax.learning import batching
@@ -69,6 +69,7 @@ class Recorder:
     self._evaluations: list[Mapping[str, Any]] = []
     self._writers: metrics.Writers | None = None
     self._watch = diagnostics.Watch()
+    self._saver = saving.Saver(parts.config.checkpoint, self._console.print)
     parts.folder.mkdir(parents=True, exist_ok=True)
     goes_on = assembly.has_begun(parts.folder)
     self._keep_config(goes_on)
@@ -82,6 +83,14 @@ class Recorder:
       f"{len(parts.tasks)} training tasks, vocabulary "
       f"{parts.tokenizer.vocab_size}"
     )
+
+  def __enter__(self) -> "Recorder":
+    """From now on the run can be told to end: see `stopping`."""
+    self._saver.__enter__()
+    return self
+
+  def __exit__(self, *exc: Any) -> None:
+    self._saver.__exit__(*exc)
 
   def tell(self, line: str) -> None:
     """Shows a line about the run, if there is one to show."""
@@ -114,14 +123,13 @@ class Recorder:
     """
     self._stage, self._update = stage, update
     folder = self._parts.folder / "checkpoints" / stage.name
-    keep = self._parts.config.checkpoint.keep
-    self._store = checkpoint.Store(folder, keep, self._console.print)
-    self._store.describe(
+    store = self._saver.open(folder, stage.num_steps)
+    store.describe(
       self._parts.tokenizer, config_fields.to_dict(self._parts.config)
     )
     self._next_step, place = 0, None
-    if self._store.latest_step() is not None:
-      state, extras = self._store.restore(state)
+    if store.latest_step() is not None:
+      state, extras = store.restore(state)
       self._next_step, place = extras["next_step"], extras["stream"]
       self._console.print(
         f"{stage.name}: goes on after step {self._next_step} of "
@@ -129,6 +137,7 @@ class Recorder:
       )
     self._watch = diagnostics.Watch()
     if self._next_step == stage.num_steps:
+      self._saver.close()
       return state, iter(())
     self._stream = make_stream()
     self._tell_faults_of_dialogues(stage)
@@ -140,6 +149,7 @@ class Recorder:
       [line["name"] for line in self._lines_of_stage("diagnostics.jsonl")],
     )
     self._step_start = time.monotonic()
+    self._saver.begin(self._stream)
     return state, self._stream
 
   def remaining(self) -> Iterable[int]:
@@ -198,35 +208,26 @@ class Recorder:
     self._step_start = time.monotonic()
 
   def save_when_due(self, num_done: int, state: learner.State) -> None:
-    """Saves a checkpoint on schedule and at the end of the stage."""
-    is_last = num_done == self._stage.num_steps
-    if is_last or num_done % self._parts.config.checkpoint.every_steps == 0:
-      extras = {"next_step": num_done, "stream": self._stream.get_state()}
-      self._store.save(num_done, state, extras)
-    if is_last:
-      self._store.close()
+    """Saves a checkpoint on schedule and at the end of the stage.
 
-  @contextlib.contextmanager
+    Raises:
+      SystemExit: when the run is told to end, with what is done kept; or, with
+        a message, when a checkpoint cannot be written.
+    """
+    self._saver.save_when_due(num_done, state)
+
   def saving_what_is_done(
     self, num_done: int, state: learner.State
-  ) -> Iterator[None]:
+  ) -> contextlib.AbstractContextManager[None]:
     """Saves a checkpoint when what runs inside has to end the run.
+
+    Such as a spent budget, or a signal: inside, one ends the run at once.
 
     Args:
       num_done: steps of the stage so far.
       state: after them; what runs inside does not change it.
     """
-    place = self._stream.get_state()
-    try:
-      yield
-    except SystemExit:
-      if num_done > (self._store.latest_step() or 0):
-        extras = {"next_step": num_done, "stream": place}
-        self._store.save(num_done, state, extras)
-        self._console.print(
-          f"{self._stage.name}: kept a checkpoint after step {num_done}"
-        )
-      raise
+    return self._saver.saving_what_is_done(num_done, state)
 
   def show_evaluation(self, summary: Mapping[str, Any]) -> None:
     """Shows the evaluations so far, this one last."""

@@ -39,12 +39,14 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
     held_out = assembly.held_out_tasks(config)
     plan = stages.plan(parts)
     run = recorder.Recorder(parts, command)
-  run.tell(forecast.text(parts, plan))
-  for stage in plan:
-    learn = imitate if stage.dialogues else reinforce
-    params = learn(parts, run, stage)
-    run.show_evaluation(evaluate.evaluate(parts, params, held_out, stage.name))
-  run.finish(report.write(parts.folder))
+  with run:
+    run.tell(forecast.text(parts, plan))
+    for stage in plan:
+      learn = imitate if stage.dialogues else reinforce
+      params = learn(parts, run, stage)
+      scores = evaluate.evaluate(parts, params, held_out, stage.name)
+      run.show_evaluation(scores)
+    run.finish(report.write(parts.folder))
 
 
 def reinforce(

@@ -1,10 +1,12 @@
-"""Finds the newest checkpoint that is whole, and sets damaged ones aside.
+"""What is done about checkpoints that cannot be written or read (law L10).
 
-In: the steps of a stage's checkpoints and what reads one. Out: what the newest
-whole one holds, said aloud where it is not the newest of all (law L10).
+In: errors of the libraries below, or the steps of a stage's checkpoints and
+what reads one. Out: errors that say which and why; and what the newest whole
+checkpoint holds, said aloud where it is not the newest of all.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
 import pathlib
 import shutil
 from typing import TypeVar
@@ -13,6 +15,30 @@ import jax
 import orbax.checkpoint as ocp
 
 Read = TypeVar("Read")
+
+
+class WriteError(OSError):
+  """A checkpoint could not be written."""
+
+
+@contextlib.contextmanager
+def writing(folder: pathlib.Path) -> Iterator[None]:
+  """Turns whatever is raised inside into a WriteError that names the folder."""
+  try:
+    yield
+  except Exception as error:
+    raise WriteError(
+      f"a checkpoint must be written to {folder}, got {_why(error)}; make room "
+      "or mend the disk, and start again: the run goes on from the one before"
+    ) from error
+
+
+def unreadable(where: pathlib.Path, error: Exception) -> ValueError:
+  """Returns the error of a checkpoint that cannot be read, or is damaged."""
+  return ValueError(
+    f"checkpoint {where} must be readable, got {_why(error)}; restore a copy, "
+    "or delete that folder to use the one before it"
+  )
 
 
 def newest_whole(
@@ -70,3 +96,8 @@ def set_aside(
       shutil.rmtree(aside, ignore_errors=True)
       (folder / str(step)).rename(aside)
   ocp.multihost.sync_global_processes("damaged checkpoints are set aside")
+
+
+def _why(error: Exception) -> str:
+  text = " ".join(str(error).split())[:300]
+  return f"{type(error).__name__}: {text}"
