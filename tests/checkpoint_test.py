@@ -131,6 +131,7 @@ def test_other_shape_names_leaf_and_both_shapes(tmp_path):
 def test_shape_is_checked_before_any_array_is_read(tmp_path):
   with checkpoint.Store(tmp_path) as store:
     store.save(1, make_state(width=64), {})
+    store.wait()
     damage(largest_file(tmp_path / "1"), "delete")
     with pytest.raises(ValueError, match="wanted"):
       store.restore(abstract(make_state(width=65)))
