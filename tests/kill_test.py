@@ -132,7 +132,7 @@ def test_the_changes_of_a_save_are_seen(save_killed_at):
   print(len(log), "changes:", sorted(calls))
   assert {"write", "mkdir", "rename", "open"} <= calls
   assert calls & {"unlink", "unlinkat"} and calls & {"fsync", "fdatasync"}
-  where = {line.split()[2].strip("/").partition("/")[0] for line in log}
+  where = {line.split(" ", 2)[2].strip("/").partition("/")[0] for line in log}
   assert {"tokenizer.tmp", "config.tmp", "1"} <= where
 
 

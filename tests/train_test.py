@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -287,6 +288,7 @@ def test_a_killed_run_ends_like_one_that_was_not(place, finished, stage, step):
   folder = place.folder / f"killed_in_{stage}_{step}"
   process = place.start(folder.name)
   _wait_for(process, folder, stage, step)
+  _wait_for_checkpoint(process, folder, stage)
   process.send_signal(signal.SIGKILL)
   process.communicate()
   assert process.returncode == -signal.SIGKILL
@@ -309,19 +311,75 @@ def test_a_killed_run_ends_like_one_that_was_not(place, finished, stage, step):
   assert (folder / "report.html").exists()
 
 
+# (signal, stage, step after which it comes); moments in between are random.
+_INTERRUPTIONS = (
+  (signal.SIGTERM, "base", 1),
+  (signal.SIGKILL, "base", 4),
+  (signal.SIGTERM, "cold_start", 3),
+  (signal.SIGKILL, "cold_start", 12),
+  (signal.SIGTERM, "grpo", 0),
+  (signal.SIGINT, "grpo", 1),
+  (signal.SIGKILL, "grpo", 2),
+)
+
+
+@pytest.mark.slow
+def test_interrupted_again_and_again_it_ends_as_if_it_was_not(place, finished):
+  whole, _ = finished
+  folder = place.folder / "interrupted"
+  stages = ("base", "cold_start", "grpo")
+  flag = f"--config.stages={','.join(stages)}"
+  random_delay = random.Random(len(_INTERRUPTIONS))
+  for number, stage, step in _INTERRUPTIONS:
+    process = place.start(folder.name, flag)
+    _wait_for(process, folder, stage, step)
+    time.sleep(random_delay.uniform(0, 1))
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=300)
+    if number == signal.SIGKILL:
+      assert process.returncode == -signal.SIGKILL
+      continue
+    assert process.returncode == 128 + number, errors
+    assert f"ended by {number.name}; the same command goes on" in out
+    assert "Traceback" not in errors
+    # No finished step is lost, and no half of one is kept.
+    last = _steps(folder)[-1]
+    kept = (folder / "checkpoints" / last["stage"]).glob("[0-9]*")
+    assert max(int(p.name) for p in kept) == last["step"] + 1
+  code, _, errors = place.run(folder.name, flag)
+  assert code == 0, errors
+  assert _steps(folder) == [x for x in _steps(whole) if x["stage"] in stages]
+  for stage in stages:
+    assert _equal(_params(folder, stage), _params(whole, stage))
+    name = f"{stage}.json"
+    assert (folder / "evaluations" / name).read_text() == (
+      whole / "evaluations" / name
+    ).read_text()
+  for name, text in _texts(folder / "transcripts").items():
+    assert text == (whole / "transcripts" / name).read_text()
+
+
 def _wait_for(process, folder, stage, step):
-  """Waits until a step is written down and a checkpoint came before it."""
-  path, deadline = folder / "metrics.jsonl", time.monotonic() + 300
+  """Waits until a step is written down."""
+  path, deadline = folder / "metrics.jsonl", time.monotonic() + 600
   while time.monotonic() < deadline:
     assert process.poll() is None, process.communicate()
     text = path.read_text() if path.exists() else ""
     whole_lines = text[: text.rfind("\n") + 1].splitlines()
     steps = [(x["stage"], x["step"]) for x in map(json.loads, whole_lines)]
-    saved = (folder / "checkpoints" / stage).glob("[0-9]*")
-    if (stage, step) in steps and any(p.name.isdigit() for p in saved):
+    if (stage, step) in steps:
       return
     time.sleep(0.01)
   raise TimeoutError(f"no step {step} of {stage}")
+
+
+def _wait_for_checkpoint(process, folder, stage):
+  """Waits until a stage has one."""
+  while not any(
+    p.name.isdigit() for p in (folder / "checkpoints" / stage).glob("[0-9]*")
+  ):
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.01)
 
 
 def test_a_checkpoint_evaluates_to_what_training_said(place, finished):
