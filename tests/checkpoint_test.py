@@ -1,5 +1,7 @@
 """Checkpoints: bit-exact, atomic, and loud about anything that is wrong."""
 
+import dataclasses
+import itertools
 import os
 import pathlib
 import shutil
@@ -16,6 +18,10 @@ import optax
 import pytest
 
 from userrl_jax import checkpoint
+from userrl_jax import config
+from userrl_jax import sharding
+from userrl_jax.learning import learner
+from userrl_jax.models import qwen3
 
 EXTRAS = {"stage": "grpo", "data": {"next_index": 3}, "seed": 2**40}
 
@@ -271,6 +277,10 @@ def test_kill_while_saving_leaves_the_one_before(tmp_path):
     import os, sys, threading, time
     import jax.numpy as jnp
     from userrl_jax import checkpoint
+from userrl_jax import config
+from userrl_jax import sharding
+from userrl_jax.learning import learner
+from userrl_jax.models import qwen3
     store = checkpoint.Store(sys.argv[1])
     store.save(1, {"w": jnp.arange(4.0)}, {"n": 1})
     def watch():
@@ -306,6 +316,10 @@ def test_restores_onto_the_given_shardings():
     import tempfile
     import jax, jax.numpy as jnp, numpy as np
     from userrl_jax import checkpoint
+from userrl_jax import config
+from userrl_jax import sharding
+from userrl_jax.learning import learner
+from userrl_jax.models import qwen3
     P = jax.sharding.PartitionSpec
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"))
     place = lambda *spec: jax.sharding.NamedSharding(mesh, P(*spec))
@@ -339,6 +353,50 @@ def test_restores_onto_the_given_shardings():
     cwd=pathlib.Path(checkpoint.__file__).parents[1],
   )
   assert done.returncode == 0, done.stderr
+
+
+def test_any_mesh_goes_on_from_the_checkpoint_of_another(
+  eight_devices, tmp_path
+):
+  if not eight_devices:
+    return
+  model = dataclasses.replace(qwen3.PRESETS["qwen3_tiny"], num_layers=1)
+  optimizer = config.Optimizer()
+  on = lambda *sizes, devices=None: sharding.make_mesh(
+    config.Mesh(*sizes), devices
+  )
+  start = lambda mesh: learner.init_state(
+    qwen3.init(model, jax.random.key(0)), optimizer, 10, mesh
+  )
+  meshes = [
+    on(8, 1, 1),
+    on(1, 4, 2),
+    on(2, 2, 2),
+    on(1, 8, 1),
+    on(1, 1, 1, devices=jax.devices()[3:4]),
+    on(1, 2, 1, devices=jax.devices()[:2]),
+  ]
+  state = start(meshes[0])
+  before = bits(state)
+  shapes = jax.eval_shape(lambda: state)
+  split = 0
+  with checkpoint.Store(tmp_path, keep=1) as store:
+    for step, (mesh, other) in enumerate(
+      itertools.pairwise([*meshes, meshes[0]])
+    ):
+      assert all(x.sharding.mesh == mesh for x in jax.tree.leaves(state))
+      store.save(step + 1, state, {})
+      wanted = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        shapes,
+        sharding.param_shardings(shapes, other),
+      )
+      state, _ = store.restore(wanted)
+      assert bits(state) == before
+      for got, want in zip(jax.tree.leaves(state), jax.tree.leaves(wanted)):
+        assert got.sharding == want.sharding
+        split += not got.sharding.is_fully_replicated
+  assert split > 20  # parts were put together anew, not only copied
 
 
 def test_load_params_reads_params_only_and_converts(tmp_path):

@@ -4,6 +4,7 @@ import os
 import pathlib
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -147,6 +148,37 @@ def test_a_second_signal_ends_what_holds_the_first_back():
     cwd=pathlib.Path(saving.__file__).parents[1],
   )
   assert (done.returncode, done.stdout) == (-15, "held\n"), done.stderr
+
+
+def test_joined_hosts_end_at_the_sync_point():
+  """JAX hears the signal and finds a step after which all hosts end."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  script = (
+    "import os, sys, time\n"
+    "import jax\n"
+    "from userrl_jax import stopping\n"
+    "jax.distributed.initialize(sys.argv[1], 1, 0)\n"
+    "with stopping.Notice() as notice:\n"
+    "  with notice.released():\n"
+    "    assert not notice.reached(1)\n"
+    "    os.kill(os.getpid(), 15)\n"
+    "  step, deadline = 1, time.monotonic() + 60\n"
+    "  while not notice.reached(step := step + 1):\n"
+    "    assert time.monotonic() < deadline\n"
+    "    time.sleep(0.05)\n"
+    "  print(notice.name, notice.reached(step + 1), flush=True)\n"
+    "  notice.leave()\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", script, address],
+    capture_output=True,
+    text=True,
+    cwd=pathlib.Path(saving.__file__).parents[1],
+    timeout=120,
+  )
+  assert (done.returncode, done.stdout) == (143, "SIGTERM True\n"), done.stderr
 
 
 @pytest.fixture
