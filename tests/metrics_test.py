@@ -218,8 +218,8 @@ def test_record_with_a_tokenizer_shows_the_stream():
   assert record["stream"] == "abcde"
 
 
-def run_steps(folder, first, last, resume=None, stage="grpo"):
-  with metrics.Writers(folder, ["base", "grpo"], resume) as writers:
+def run_steps(folder, first, last, resume=None, stage="grpo", begun=()):
+  with metrics.Writers(folder, ["base", "grpo"], resume, begun) as writers:
     for step in range(first, last):
       writers.write(
         stage, step, {"b/x": step / 7, "a": np.float32(1)}, time_s=first + step
@@ -266,6 +266,17 @@ def test_resuming_an_earlier_stage_drops_later_ones(tmp_path):
   records = read(tmp_path / "metrics.jsonl")
   assert [(r["stage"], r["step"]) for r in records] == [("base", 0)]
   assert read(tmp_path / "transcripts" / "grpo.jsonl") == []
+
+
+def test_steps_done_again_take_their_place_before_a_stage_that_stays(tmp_path):
+  whole, fell_back = tmp_path / "whole", tmp_path / "fell_back"
+  for folder in (whole, fell_back):
+    run_steps(folder, 0, 3, stage="base")
+    run_steps(folder, 0, 2, ("grpo", 0))
+  run_steps(fell_back, 1, 3, ("base", 1), stage="base", begun=["grpo"])
+  for name in ("metrics", "transcripts/base", "transcripts/grpo"):
+    got, want = (read(f / f"{name}.jsonl") for f in (fell_back, whole))
+    assert without_times(got) == without_times(want)
 
 
 def test_a_fresh_run_keeps_nothing(tmp_path):
