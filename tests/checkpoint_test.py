@@ -277,10 +277,6 @@ def test_kill_while_saving_leaves_the_one_before(tmp_path):
     import os, sys, threading, time
     import jax.numpy as jnp
     from userrl_jax import checkpoint
-from userrl_jax import config
-from userrl_jax import sharding
-from userrl_jax.learning import learner
-from userrl_jax.models import qwen3
     store = checkpoint.Store(sys.argv[1])
     store.save(1, {"w": jnp.arange(4.0)}, {"n": 1})
     def watch():
@@ -316,10 +312,6 @@ def test_restores_onto_the_given_shardings():
     import tempfile
     import jax, jax.numpy as jnp, numpy as np
     from userrl_jax import checkpoint
-from userrl_jax import config
-from userrl_jax import sharding
-from userrl_jax.learning import learner
-from userrl_jax.models import qwen3
     P = jax.sharding.PartitionSpec
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"))
     place = lambda *spec: jax.sharding.NamedSharding(mesh, P(*spec))
