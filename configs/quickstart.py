@@ -1,14 +1,12 @@
 """From a random model to an agent that plays three gyms, on a laptop.
 
 A random Qwen3 of 0.5 million parameters learns the format of dialogues, then
-Function, Telepathy and Travel from demonstrations in which one turn in four is
-a random move, then gets better by its own play.
+three gyms from demonstrations with a random move in four, then by its own play.
 
 Command:   bash launch/quickstart.sh
 Hardware:  2 CPU cores, no accelerator, no key
 Time:      8 minutes, compiling included (base 1, cold start 4, GRPO 3)
-Expect:    mean score of the gyms on 600 held-out tasks, seed 0: base 0.01,
-           cold start 0.54 (0.51 to 0.58), GRPO 0.72 (0.69 to 0.75)
+Expect:    of 600 held-out tasks, seed 0: base 0.01, cold start, GRPO
 """
 
 import functools
