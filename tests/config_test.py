@@ -94,7 +94,11 @@ def test_a_whole_number_is_a_float():
       "one of default, paper, released_train, released_eval",
     ),
     ("grpo.credit.score", "max", "one of mean, sum, r2g"),
-    ("grpo.credit.credit", "x", "one of equalized, naive, r2g, em"),
+    (
+      "grpo.credit.credit",
+      "x",
+      "one of equalized, naive, r2g, em, information, predicted",
+    ),
     ("grpo.credit.normalize", "mad", "one of std, std_n, none, leave_one_out"),
     ("grpo.credit.spread", "even", "one of scaled, signed, printed"),
     ("grpo.loss", "reinforce", "one of ppo, gspo, cispo, plain"),
@@ -227,6 +231,16 @@ def test_methods_that_exclude_each_other_are_refused(changes, field, mended):
   (problem,) = _problems(config)
   assert problem.startswith(f"grpo.{field} must be ")
   put(config, mended)
+  assert _problems(config) == []
+
+
+def test_information_needs_a_gym_that_counts_it():
+  config = _set("grpo.credit.credit", "information")
+  assert _problems(config) == []
+  config.gyms.names = ("travel", "turtle")
+  (problem,) = _problems(config)
+  assert problem.startswith("grpo.credit.credit must be other than information")
+  config.gyms.names = ("travel", "telepathy")
   assert _problems(config) == []
 
 

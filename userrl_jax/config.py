@@ -215,7 +215,8 @@ class Credit:
   """How rewards become advantages."""
 
   score: str = "r2g"  # mean, sum or r2g
-  credit: str = "equalized"  # equalized, naive, r2g or em
+  # equalized, naive, r2g, em, or learned: information or predicted
+  credit: str = "equalized"
   gamma: float = 0.8
   em_k: float = 2.0
   normalize: str = "std"  # std (n-1), std_n (n), leave_one_out or none

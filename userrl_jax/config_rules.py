@@ -39,7 +39,10 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   "Recording.mode": ("live", "record", "replay", "replay_or_live"),
   "Engine.when_full": ("wait", "give_up"),
   "Credit.score": ("mean", "sum", "r2g"),
-  "Credit.credit": ("equalized", "naive", "r2g", "em"),
+  "Credit.credit": (
+    *("equalized", "naive", "r2g", "em"),
+    *("information", "predicted"),
+  ),
   "Credit.normalize": ("std", "std_n", "none", "leave_one_out"),
   "Credit.spread": ("scaled", "signed", "printed"),
   "Credit.reward_scale": ("raw", "share"),

@@ -47,8 +47,9 @@ def _three_updates(grpo, settings, devices, model_config, params, batches):
       "adamw",
       dict(loss="gspo", aggregation="sequence_mean", kl_coef=0.1, clip_low=0.1),
     ),
+    ("adamw", dict(credit=config.Credit(score="sum", credit="predicted"))),
   ],
-  ids=["adamw", "muon", "gspo"],
+  ids=["adamw", "muon", "gspo", "predicted"],
 )
 def test_one_and_eight_devices_agree(
   eight_devices, make_groups, model_config, params, optimizer, changes
@@ -68,6 +69,7 @@ def test_one_and_eight_devices_agree(
       max_turns=3,
       num_tasks=6,
       capacity=3,
+      credit=grpo.credit,
     )[0]
     for seed in range(3)
   ]

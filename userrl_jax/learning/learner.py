@@ -126,7 +126,7 @@ def make_update(
   ) -> tuple[State, Metrics]:
     arrays = batch.rewards_PGK, batch.turn_mask_PGK, batch.num_tokens_PGK
     advantages_PGK = credit.group_advantages(
-      *arrays, batch.valid_PG, grpo.credit, jnp
+      *arrays, batch.valid_PG, grpo.credit, jnp, batch.facts_PGKF
     )
     scores_PG = credit.score(*arrays, grpo.credit, jnp)
     num_tokens = count_tokens(batch)
