@@ -14,10 +14,12 @@ import itertools
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import config_gyms
+from userrl_jax import config_selection
 
 _CLASSES = {
   name: kind
-  for name, kind in {**vars(config_lib), **vars(config_gyms)}.items()
+  for module in (config_lib, config_gyms, config_selection)
+  for name, kind in vars(module).items()
   if dataclasses.is_dataclass(kind) and name != "Knob"
 }
 _FIELDS = {
@@ -27,6 +29,7 @@ _FIELDS = {
 _ABOUT_CONFIG = {
   *("config.py", "config_gyms.py", "config_rules.py", "flags.py"),
   *("endpoint_rules.py", "local_rules.py", "method_rules.py"),
+  *("config_selection.py", "selection_rules.py"),
 }
 
 # {name of an attribute: classes of the config that it holds}

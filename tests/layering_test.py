@@ -141,10 +141,13 @@ def test_the_walk_finds_the_package():
   assert len(_JAX_FREE) > 5
 
 
-@pytest.mark.parametrize("module", ["types", "config", "config_gyms"])
+@pytest.mark.parametrize(
+  "module", ["types", "config", "config_gyms", "config_selection"]
+)
 def test_types_and_config_reach_nothing_else_of_ours(module):
   ours = _ours(_imported_by(f"{_PACKAGE}.{module}")) - {_PACKAGE}
-  assert ours == ({f"{_PACKAGE}.config_gyms"} if module == "config" else set())
+  parts = {f"{_PACKAGE}.config_gyms", f"{_PACKAGE}.config_selection"}
+  assert ours == (parts if module == "config" else set())
 
 
 @pytest.mark.parametrize(

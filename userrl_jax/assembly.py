@@ -19,6 +19,7 @@ import jax
 from userrl_jax import bases
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
+from userrl_jax import data
 from userrl_jax import demonstrate
 from userrl_jax import gyms
 from userrl_jax import process
@@ -69,6 +70,8 @@ class Parts:
   engine: engine_lib.Engine
   episodes: episode.Settings
   user: users.User
+  # Training tasks that no stage trains on, see `selection`; not in `tasks`.
+  dev_tasks: Sequence[types.Task] = ()
 
 
 def build(config: config_lib.Config) -> Parts:
@@ -106,7 +109,16 @@ def build(config: config_lib.Config) -> Parts:
   )
   asyncio.run(user.check())
   tasks = load_tasks(config, "train")
-  met = tasks + held_out_tasks(config, config.evaluation.held_out_gyms)
+  held_back = data.held_back(
+    [(task.gym, task.id) for task in tasks],
+    config.selection.num_tasks,
+    config.seed,
+  )
+  dev_tasks = [t for t in tasks if (t.gym, t.id) in held_back]
+  tasks = [t for t in tasks if (t.gym, t.id) not in held_back]
+  met = (
+    tasks + dev_tasks + held_out_tasks(config, config.evaluation.held_out_gyms)
+  )
   tokenizer, source = _tokenizer(config, folder, tasks, user)
   if tokenizer.vocab_size > model.vocab_size:
     name = config.model.folder or config.model.preset
@@ -159,6 +171,7 @@ def build(config: config_lib.Config) -> Parts:
       show_reward=config.chat.show_reward,
     ),
     user=user,
+    dev_tasks=dev_tasks,
   )
 
 

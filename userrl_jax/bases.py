@@ -26,7 +26,8 @@ from userrl_jax import sharding
 from userrl_jax.models import lora
 from userrl_jax.models import qwen3
 
-_NAME, _SETTINGS = "base", "lora.json"
+NAME = "base"  # of the folder that it is kept in
+_SETTINGS = "lora.json"
 _FIELDS = ("adapter_rank", "adapter_scale", "adapter_targets")
 
 
@@ -48,7 +49,7 @@ def kept(
     ValueError: when the stage has checkpoints, and their base is not readable
       or had other adapters.
   """
-  own = folder / _NAME
+  own = folder / NAME
   if _has_checkpoint(folder):
     then, now = _with_adapters(own, model), model
     if then != now:
@@ -82,7 +83,7 @@ def load_params(
   Raises:
     ValueError: when the folder does not hold params of this model.
   """
-  own = pathlib.Path(folder) / _NAME
+  own = pathlib.Path(folder) / NAME
   wanted = _wanted(model, mesh)
   if not own.is_dir():
     return checkpoint.load_params(folder, wanted, step)

@@ -8,6 +8,7 @@ anything compiles. Only entry points see the whole `Config`.
 import dataclasses
 
 from userrl_jax import config_gyms
+from userrl_jax import config_selection
 
 
 @dataclasses.dataclass
@@ -274,6 +275,7 @@ class ColdStart:
   # file (ours), a .json file (ShareGPT) or a folder of them.
   source: str = "oracle"
   num_steps: int = 200
+  num_epochs: int = 0  # over the demonstrations, in place of num_steps; 0: not
   num_tasks: int = 0  # training tasks that are demonstrated; 0 is all
   num_tries: int = 2  # demonstrations made a task
   top_k: int = 1  # of them kept, best first
@@ -405,4 +407,7 @@ class Config:
   comparison: Comparison = dataclasses.field(default_factory=Comparison)
   evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
   checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+  selection: config_selection.Selection = dataclasses.field(
+    default_factory=config_selection.Selection
+  )
   mesh: Mesh = dataclasses.field(default_factory=Mesh)

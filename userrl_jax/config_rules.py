@@ -16,6 +16,7 @@ from userrl_jax import endpoint_rules
 from userrl_jax import gym_rules
 from userrl_jax import local_rules
 from userrl_jax import method_rules
+from userrl_jax import selection_rules
 from userrl_jax.users import profiles
 
 _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
@@ -86,6 +87,7 @@ _MAY_BE_EMPTY = (
   "Credit.gym_scales",
   "Evaluation.held_out_gyms",
   "Evaluation.profiles",
+  "Selection.use",
   "Config.init_from",
 )
 
@@ -140,6 +142,8 @@ _NUMBERS = {
   "Optimizer.weight_decay": _NOT_NEGATIVE,
   "Base.num_copies": _NOT_NEGATIVE,
   "ColdStart.num_tasks": _NOT_NEGATIVE,
+  "ColdStart.num_epochs": _NOT_NEGATIVE,
+  "Selection.num_tasks": _NOT_NEGATIVE,
   "ColdStart.noise": _SHARE,
   "ColdStart.min_score": _SHARE,
   "Grpo.clip_low": _BELOW_ONE,
@@ -284,6 +288,9 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
     ),
     *method_rules.rules(grpo, gyms.names, rollout.max_staleness),
     *gym_rules.rules(gyms, c.evaluation, c.stages),
+    *selection_rules.rules(
+      c.selection, c.stages, c.cold_start, c.checkpoint, rollout.max_staleness
+    ),
     *method_rules.adapter_rules(
       c.lora,
       c.stages,

@@ -14,7 +14,7 @@ A stage that began earlier is restored by `begin`; what an interrupted run
 wrote after its last checkpoint is dropped, so files come out the same.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import datetime
 import json
@@ -136,13 +136,13 @@ class Recorder:
     if self._writers is None:
       self._open_writers()
     self._watch = diagnostics.Watch(
-      self._lines_of_stage("metrics.jsonl"),
-      [line["name"] for line in self._lines_of_stage("diagnostics.jsonl")],
+      self.lines_of_stage("metrics.jsonl"),
+      [line["name"] for line in self.lines_of_stage("diagnostics.jsonl")],
     )
     self._step_start = time.monotonic()
     return state, self._stream
 
-  def remaining(self) -> Iterable[int]:
+  def remaining(self) -> range:
     """Returns the steps of the stage that are still to do."""
     return range(self._next_step, self._stage.num_steps)
 
@@ -196,6 +196,19 @@ class Recorder:
       self._console.show(name, step, num_steps, numbers)
     self._tell(findings)
     self._step_start = time.monotonic()
+
+  def note(self, step: int, numbers: Mapping[str, float]) -> None:
+    """Writes numbers of what was looked at after a step, not of the step."""
+    self._parts.engine.take_counters()
+    self._parts.user.take_counts()
+    assert self._writers is not None
+    now = time.monotonic()
+    time_s = self._earlier_s + now - self._start
+    name, findings = self._stage.name, self._watch.look(numbers)
+    self._writers.write(name, step, numbers, time_s)
+    self._writers.write_findings(name, step, findings)
+    self._tell(findings)
+    self._step_start = now
 
   def save_when_due(self, num_done: int, state: learner.State) -> None:
     """Saves a checkpoint on schedule and at the end of the stage."""
@@ -251,7 +264,7 @@ class Recorder:
     for finding in findings:
       self._console.print(f"diagnosis: {finding.name}: {finding.message}")
 
-  def _lines_of_stage(self, name: str) -> list[dict[str, Any]]:
+  def lines_of_stage(self, name: str) -> list[dict[str, Any]]:
     """Returns what an earlier process wrote of the stage."""
     path = self._parts.folder / name
     lines = path.read_text().splitlines() if path.exists() else []

@@ -25,6 +25,7 @@ from userrl_jax import flags
 from userrl_jax import forecast
 from userrl_jax import recorder
 from userrl_jax import report
+from userrl_jax import selection
 from userrl_jax import stages
 from userrl_jax.learning import batching
 from userrl_jax.learning import iterations
@@ -41,6 +42,7 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
     run = recorder.Recorder(parts, command)
   run.tell(forecast.text(parts, plan))
   for stage in plan:
+    stage = stages.counted(parts, stage)
     learn = imitate if stage.dialogues else reinforce
     params = learn(parts, run, stage)
     run.show_evaluation(evaluate.evaluate(parts, params, held_out, stage.name))
@@ -56,6 +58,7 @@ def reinforce(
   beside = stages.beside(parts, stage)
   make_stream = lambda: stages.stream(parts, stage)
   state, tasks = run.begin(stage, state, make_stream, update)
+  best = selection.Selector(parts, run, stage)
   with collecting.ahead(parts, tasks, stage.num_steps) as collect:
     for iteration in run.remaining():
       with run.saving_what_is_done(iteration, state):
@@ -72,8 +75,9 @@ def reinforce(
       )
       state, metrics = iterations.run(update, state, batches, **beside)
       run.record(iteration, metrics, packed, groups)
+      best.look(iteration + 1, state, beside["frozen"])
       run.save_when_due(iteration + 1, state)
-  return stages.finished(parts, stage, state, beside["frozen"])
+  return best.chosen(stages.finished(parts, stage, state, beside["frozen"]))
 
 
 def imitate(
@@ -85,6 +89,7 @@ def imitate(
   beside = () if frozen is None else (frozen,)
   make_stream = lambda: stages.stream(parts, stage)
   state, dialogues = run.begin(stage, state, make_stream, update)
+  best = selection.Selector(parts, run, stage)
   for step in run.remaining():
     batch, packed = batching.pack_demonstrations(
       next(dialogues),
@@ -94,8 +99,9 @@ def imitate(
     )
     state, metrics = update(state, batch, *beside)
     run.record(step, metrics, packed)
+    best.look(step + 1, state, frozen)
     run.save_when_due(step + 1, state)
-  return stages.finished(parts, stage, state, frozen)
+  return best.chosen(stages.finished(parts, stage, state, frozen))
 
 
 if __name__ == "__main__":
