@@ -27,8 +27,7 @@ _MEASURES = {
   "truncated": "truncated",
   "format_validity": "valid calls",
 }
-_LEFT_OUT = ("score",)  # which has a table of its own
-_AVERAGES = {"macro": "mean of gyms", "micro": "by the paper's weights"}
+_LEFT_OUT = ("score", "pass^1")  # of the table above; and the same as pass@1
 # What is added up of a stage's steps, and what the page calls it.
 _COSTS = {
   "time/step_s": "seconds",
@@ -49,11 +48,11 @@ def measures(run: run_folder.Run) -> dict[str, Any]:
   """Returns every measure of each stage's evaluation, by gym and averaged."""
   rows = []
   for stage, evaluation in run.evaluations.items():
-    for group, label, _ in evaluation.groups:
+    for group, label, mean in evaluation.groups:
       for gym, found in group.gyms.items():
         rows.append((stage, label.format(gym), dict(found.measures)))
       if len(group.gyms) > 1:
-        for kind, title in _AVERAGES.items():
+        for kind, title in (("macro", mean), ("micro", f"weighted {mean}")):
           if group.averages.get(kind):
             rows.append((stage, title, dict(group.averages[kind])))
   there = {name for _, _, values in rows for name in values} - set(_LEFT_OUT)
@@ -170,7 +169,8 @@ def credited(
 
   Args:
     run: whose `trained` holds all of the last step.
-    count: dialogues of a stage, the last ones.
+    count: dialogues of a stage, the last ones, flat groups only where there
+      are no others.
 
   Returns:
     stage -> dialogues; and why there are no advantages, if there are none.
@@ -179,11 +179,12 @@ def credited(
   try:
     settings = config_lib.Credit(**run.config["grpo"]["credit"])
     for stage, dialogues in run.trained.items():
-      given = rescore.rescore(dialogues, settings)[-count:]
-      size = max((abs(a) for e in given for a in e.advantages), default=0.0)
+      given = rescore.rescore(dialogues, settings)
+      pairs = list(zip(dialogues, given, strict=True))
+      pairs = sorted(pairs, key=lambda pair: not pair[1].is_flat)[-count:]
+      size = max((abs(a) for _, e in pairs for a in e.advantages), default=0.0)
       shown[stage] = [
-        {**d, "turns": _with_credit(d["turns"], episode, size)}
-        for d, episode in zip(shown[stage], given, strict=True)
+        {**d, "turns": _with_credit(d["turns"], e, size)} for d, e in pairs
       ]
   except (ValueError, KeyError, TypeError) as error:
     return shown, f"{type(error).__name__}: {error}"
