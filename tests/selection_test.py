@@ -246,3 +246,27 @@ def test_imported_dialogues_are_held_back_by_task(finished, parts, tmp_path):
   assert len({t.task.id for t in held_out}) == 4
   assert not learned & {t.task.id for t in held_out}
   assert len(learned) + 4 == len({t.task.id for t in made})
+
+
+def test_adapters_are_kept_with_their_base(tmp_path):
+  c = make_config(tmp_path)
+  c.stages = ("cold_start",)
+  c.lora = config_lib.Lora(rank=2, alpha=4.0, targets=("q", "up"))
+  c.selection.use = ("cold_start",)
+  c.cold_start.num_epochs = 1
+  c.selection.loss_every = 2
+  config_rules.validate(c)
+  train.main(c, COMMAND)
+  parts = assembly.build(c)
+  record = selection.read(tmp_path)["cold_start"]
+  # Whole by itself: the base is in the best folder, too.
+  kept = params_of(parts, selection.best_folder(tmp_path, "cold_start"))
+  (stage,) = stages.plan(parts)
+  perplexity, _ = forgetting.perplexity(
+    parts, kept, list(stages.held_out(parts, stage)), all_ids=False
+  )
+  looks = dict(record["looks"])
+  np.testing.assert_allclose(
+    np.log(perplexity), looks[record["best"]], rtol=1e-4
+  )
+  assert len(set(looks.values())) > 1
