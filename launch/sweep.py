@@ -15,7 +15,8 @@ killed goes on where it was, what failed is tried again. Values may be added to
 a grid, and draws. Sweeps that share a disk share the work. Exit code: 0, or 1
 when a run failed, or 143 when the sweep was told to stop.
 
-  --jobs=4          so many runs at once (--gpus_per_job=1: each on GPUs of its own)
+  --jobs=4          so many runs at once
+  --gpus_per_job=1  each of them on so many GPUs of its own
   --dry_run         prints the commands, runs nothing
   --slurm           writes a job array for sbatch, runs nothing
   --only=N          only run number N, from 0; no report (the job array does so)
@@ -37,14 +38,15 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # this checkout's package, installed or not
+# This checkout's package, installed or not.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from userrl_jax import config_fields
 from userrl_jax import flags
 from userrl_jax import sweep_report
 from userrl_jax import sweeps
 
+_ROOT = sys.path[0]
 _STOPPED = 143  # exit code after SIGTERM, as shells tell it
 _POLL_S = 0.1
 
@@ -134,6 +136,7 @@ class _Job:
   lock: Any  # an open file; the process holds it, too
   slot: int
   start: float
+  is_told: bool = False  # to stop
 
 
 class Driver:
@@ -173,10 +176,15 @@ class Driver:
             continue
           print(f"{places[run.name]} {run.name}: starts", flush=True)
           self._jobs.append(self._start(run, lock))
+        for job in self._jobs:
+          if self._is_stopping and not job.is_told:
+            job.is_told = True
+            job.process.terminate()
         for job in [j for j in self._jobs if j.process.poll() is not None]:
           code = codes[job.run.name] = self._end(job)
           seconds = time.monotonic() - job.start
           how = f"failed with code {code}" if code else "finished"
+          how = "stopped" if code and job.is_told else how
           where = f"{places[job.run.name]} {job.run.name}"
           print(f"{where}: {how} in {seconds:.0f} s", flush=True)
         time.sleep(_POLL_S)
@@ -195,7 +203,7 @@ class Driver:
     starts = state.get("starts", 0) + 1
     _write_state(self._folder, run, {"code": None, "starts": starts})
     environment = dict(os.environ)
-    packages = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+    packages = [_ROOT, *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(packages)
     if self._gpus:
       devices = range(slot * self._gpus, (slot + 1) * self._gpus)
@@ -224,8 +232,6 @@ class Driver:
 
   def _stop(self, *_: Any) -> None:
     self._is_stopping = True
-    for job in self._jobs:
-      job.process.terminate()
 
 
 def read_state(folder: pathlib.Path, run: sweeps.Run) -> dict[str, Any]:
@@ -299,8 +305,12 @@ def _check_finished(runs: Sequence[sweeps.Run], folder: pathlib.Path) -> None:
       config_fields.from_dict(json.loads(json.dumps(run.config))),
       config_fields.from_dict(state["config"]),
     )
-    changed.pop("out_dir", None)
-    if changed:
+    if changed.keys() - {"out_dir"}:
+      from userrl_jax import recorder  # slow: it brings JAX
+
+      free = recorder.FREE_FIELDS
+      changed = {k: v for k, v in changed.items() if not k.startswith(free)}
+    if changed.keys() - {"out_dir"}:
       what = "; ".join(f"{k}: {a!r} -> {b!r}" for k, (a, b) in changed.items())
       raise ValueError(
         f"{folder} must hold runs of this recipe, got {run.name} finished with "

@@ -41,7 +41,7 @@ from userrl_jax.learning import batching
 from userrl_jax.learning import learner
 
 # Fields in which a resumed run may differ from what its folder holds.
-_FREE_FIELDS = (
+FREE_FIELDS = (
   "out_dir",
   "checkpoint.",
   "budget.",
@@ -328,7 +328,7 @@ class Recorder:
       changed = {
         field: values
         for field, values in config_fields.differences(config, earlier).items()
-        if not field.startswith(_FREE_FIELDS)
+        if not field.startswith(FREE_FIELDS)
       }
       if changed:
         what = "; ".join(
