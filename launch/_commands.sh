@@ -7,24 +7,25 @@ hosts_flag=--config.hosts.initialize=true
 # Takes --dry_run off the arguments, which go to the array "arguments"; shows
 # the head of the script where fewer than $1 are left.
 read_arguments() {
-  local least="$1"
-  shift
-  dry_run=""
-  if [ "${1:-}" = --dry_run ]; then
-    dry_run=1
-    shift
+  dry_run="" arguments=("${@:2}")
+  if [ "${2:-}" = --dry_run ]; then
+    dry_run=1 arguments=("${@:3}")
   fi
-  arguments=("$@")
-  if [ "$#" -lt "$least" ]; then
+  if [ "${#arguments[@]}" -lt "$1" ]; then
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" >&2
     exit 2
   fi
 }
 
-# Shows a command as it can be pasted; runs it, too, unless this is a dry run.
+# Show a command as it can be pasted and, unless this is a dry run, run it, or
+# become it, as the last one must: signals then reach it and not this shell.
 run() {
   quoted "$@"
   [ -n "$dry_run" ] || "$@"
+}
+become() {
+  quoted "$@"
+  [ -n "$dry_run" ] || exec "$@"
 }
 
 # Prints words so that a shell reads them as they are.
@@ -40,21 +41,18 @@ quoted() {
 # Says what programs can run on here: cuda, tpu or none.
 accelerator() {
   local found=none
-  if compgen -G '/dev/accel*' >/dev/null || [ -e /dev/vfio/0 ]; then
-    found=tpu
-  fi
+  ! compgen -G '/dev/accel*' >/dev/null || found=tpu
+  [ ! -e /dev/vfio/0 ] || found=tpu
   ! nvidia-smi -L >/dev/null 2>&1 || found=cuda
   echo "${ACCELERATOR:-$found}"
 }
 
-# Installs the package with the JAX of an accelerator, as `prepare` does.
+# Installs the package with some extras, such as "[cuda]", as `prepare` does.
 install() {
-  local extras="[$1]"
-  [ "$1" != none ] || extras=""
   if [ -n "$dry_run" ]; then
     python=python
-    run python -m pip install --editable ".$extras"
+    run python -m pip install --editable ".$1"
   else
-    prepare "$extras"
+    prepare "$1"
   fi
 }

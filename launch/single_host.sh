@@ -13,12 +13,13 @@ set -euo pipefail
 read_arguments 1 "$@"
 
 where="$(accelerator)"
-install "$where"
+extras="[$where]"
 settings=(env)
 case "$where" in
-  none) settings+=(JAX_PLATFORMS=cpu) ;;
+  none) extras="" settings+=(JAX_PLATFORMS=cpu) ;;
   # By default JAX leaves a quarter of a GPU's memory unused.
   cuda) settings+=("XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}") ;;
 esac
-run "${settings[@]}" "$python" -m "userrl_jax.${ENTRY:-train}" \
+install "$extras"
+become "${settings[@]}" "$python" -m "userrl_jax.${ENTRY:-train}" \
   --config="${arguments[0]}" "${arguments[@]:1}"

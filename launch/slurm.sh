@@ -22,7 +22,8 @@ cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
 . launch/_commands.sh
 read_arguments 1 "$@"
 
-install "$(accelerator)"
+where="$(accelerator)"
+if [ "$where" = none ]; then install ""; else install "[$where]"; fi
 # Under SLURM JAX takes one GPU a process unless it is told which.
 gpus="${SLURM_GPUS_ON_NODE:-0}" devices=()
 if [ "$gpus" -gt 0 ]; then
