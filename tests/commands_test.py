@@ -22,7 +22,7 @@ from userrl_jax import config_fields
 from userrl_jax import flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ("README.md",)
+PAGES = ("README.md", "CONTRIBUTING.md")
 # Programs of others, whose arguments are not checked.
 _OTHERS = {"curl", "git", "gcloud", "pre-commit", "ruff", "mypy", "shellcheck"}
 # Where a page leaves out what it has shown before.
@@ -71,7 +71,9 @@ def _check(words: list[str], tmp_path: pathlib.Path) -> str:
   if program == "bash" and rest[0] == "-c":
     return "shell"
   if program == "bash":
-    _check_script(rest, tmp_path)
+    if rest[0].startswith("launch/"):
+      _check_script(rest, tmp_path)
+    assert (ROOT / rest[0]).is_file(), rest
     return rest[0]
   if program == "pip" or (program == "python" and rest[:2] == ["-m", "pip"]):
     _check_extras(words)
