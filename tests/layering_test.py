@@ -114,6 +114,7 @@ _JAX_FREE = [
     "rollout.episode",
     "serving.connections",
     "serving.requests",
+    "sweeps",
   )
   and module != f"{_PACKAGE}.agents.policy"
 ]

@@ -79,8 +79,9 @@ def plan(
   _check_paths(paths, argv)
   runs: dict[str, Run] = {}
   draws = _draws(sources, num_draws, draw_seed) if sources else [()]
-  for draw, *mix in itertools.product(draws, *(axis.values for axis in axes)):
-    run = _run(argv, folder, dict(zip(paths, [*mix, *draw], strict=True)))
+  mixes = list(itertools.product(*(axis.values for axis in axes)))
+  for draw, mix in itertools.product(draws, mixes):
+    run = _run(argv, folder, dict(zip(paths, (*mix, *draw), strict=True)))
     if run.name in runs:
       raise ValueError(f"runs must differ, got {run.name} twice; name it once")
     runs[run.name] = run
