@@ -29,6 +29,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -85,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
       print("stopped; the same command goes on", file=sys.stderr)
       return _STOPPED
   if own.only < 0:
+    folder.mkdir(parents=True, exist_ok=True)
     page, table = sweep_report.write(folder, _members(runs, folder))
     print(f"\n{table}\n\nreport: {page}")
   failed = {name: code for name, code in codes.items() if code}
@@ -158,6 +160,9 @@ class Driver:
     }
     codes: dict[str, int | None] = {run.name: None for run in runs}
     places = {run.name: f"[{n}/{len(runs)}]" for n, run in enumerate(runs, 1)}
+    say = lambda run, what: print(
+      f"{places[run.name]} {run.name}: {what}", flush=True
+    )
     waiting, told = list(runs), set()
     try:
       while self._jobs or (waiting and not self._is_stopping):
@@ -165,16 +170,16 @@ class Driver:
           lock = self._free and _lock(self._folder, run)
           if not lock:
             if self._free and run.name not in told:
-              print(f"{places[run.name]} {run.name}: another process runs it")
+              say(run, "another process runs it")
               told.add(run.name)
             continue
           waiting.remove(run)
           if read_state(self._folder, run).get("code") == 0:
             lock.close()
             codes[run.name] = 0
-            print(f"{places[run.name]} {run.name}: is finished")
+            say(run, "is finished")
             continue
-          print(f"{places[run.name]} {run.name}: starts", flush=True)
+          say(run, "starts")
           self._jobs.append(self._start(run, lock))
         for job in self._jobs:
           if self._is_stopping and not job.is_told:
@@ -185,8 +190,7 @@ class Driver:
           seconds = time.monotonic() - job.start
           how = f"failed with code {code}" if code else "finished"
           how = "stopped" if code and job.is_told else how
-          where = f"{places[job.run.name]} {job.run.name}"
-          print(f"{where}: {how} in {seconds:.0f} s", flush=True)
+          say(job.run, f"{how} in {seconds:.0f} s")
         time.sleep(_POLL_S)
     finally:
       for which, handler in before.items():
@@ -202,16 +206,10 @@ class Driver:
     state = read_state(self._folder, run)
     starts = state.get("starts", 0) + 1
     _write_state(self._folder, run, {"code": None, "starts": starts})
-    environment = dict(os.environ)
-    packages = [_ROOT, *filter(None, [environment.get("PYTHONPATH")])]
-    environment["PYTHONPATH"] = os.pathsep.join(packages)
-    if self._gpus:
-      devices = range(slot * self._gpus, (slot + 1) * self._gpus)
-      environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
     with (self._folder / "logs" / f"{run.name}.log").open("ab") as log:
       process = subprocess.Popen(
         [sys.executable, "-m", "userrl_jax.train", *run.argv],
-        env=environment,
+        env=environment(os.environ, slot, self._gpus),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -234,10 +232,32 @@ class Driver:
     self._is_stopping = True
 
 
+def environment(
+  own: Mapping[str, str], slot: int, num_gpus: int
+) -> dict[str, str]:
+  """Returns the environment of a run: this package, and GPUs of its own.
+
+  Args:
+    own: the environment of the sweep.
+    slot: which of the jobs at once it is.
+    num_gpus: of each job; 0 lets it see what the sweep sees.
+  """
+  packages = [_ROOT, *filter(None, [own.get("PYTHONPATH")])]
+  made = {**own, "PYTHONPATH": os.pathsep.join(packages)}
+  if num_gpus:
+    seen = list(filter(None, own.get("CUDA_VISIBLE_DEVICES", "").split(",")))
+    end = (slot + 1) * num_gpus
+    names = seen or [str(n) for n in range(end)]
+    made["CUDA_VISIBLE_DEVICES"] = ",".join(names[end - num_gpus : end])
+  return made
+
+
 def read_state(folder: pathlib.Path, run: sweeps.Run) -> dict[str, Any]:
-  """Returns what became of a run; empty when it never started."""
+  """Returns what became of a run; empty when there is nothing of it."""
   path = folder / "state" / f"{run.name}.json"
-  return json.loads(path.read_text()) if path.exists() else {}
+  state = json.loads(path.read_text()) if path.exists() else {}
+  is_gone = state.get("code") == 0 and not (folder / run.name).is_dir()
+  return {} if is_gone else state
 
 
 def write_array(
@@ -246,7 +266,7 @@ def write_array(
   """Writes a job array, a task for each run; returns how to submit it."""
   (folder / "logs").mkdir(parents=True, exist_ok=True)
   again = [sys.executable, str(pathlib.Path(__file__).resolve())]
-  again += [text for text in argv if text.lstrip("-") != "slurm"]
+  again += [a for a in argv if not re.fullmatch(r"--?slurm(=.*)?", a)]
   path = folder / "array.sbatch"
   limit = f"%{num_jobs}" if num_jobs > 1 else ""
   lines = [

@@ -1,9 +1,11 @@
 """A sweep of tiny runs in processes of their own: killed, resumed, reported."""
 
+import fcntl
 import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,6 +206,50 @@ def test_a_failed_run_stops_no_other_and_is_told_at_the_end(place, finished):
   assert failed in end and "error: " in end and "no/such/folder" in end
   assert f"Note: {failed}: failed with code 2." in out
   assert "| tasks=generated | 1 of 1 |" in out
+
+
+def test_a_sweep_that_is_told_to_stop_stops_its_runs(place, finished):
+  process = place.start("stopped", "--grid=seed=0,1")
+  assert process.stdout.readline() == "[1/2] seed=0: starts\n"
+  process.terminate()
+  out, errors = process.communicate(timeout=60)
+  assert process.returncode == 143 and errors.startswith("stopped; ")
+  assert "[1/2] seed=0: stopped in" in out and "seed=1" not in out
+  (state,) = place.states("stopped").values()
+  assert state["code"] in (-signal.SIGTERM, 143)
+  assert not (place.folder / "stopped" / "report.html").exists()
+
+
+def test_a_run_is_never_run_twice_at_once(place, finished):
+  lock = place.folder / "six" / "state" / f"{NAMES[4]}.lock"
+  with lock.open() as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    process = place.start("six", *GRID, "--only=4")
+    line = process.stdout.readline()
+    assert line == f"[1/1] {NAMES[4]}: another process runs it\n"
+    assert process.poll() is None
+  out, errors = process.communicate(timeout=60)
+  assert process.returncode == 0, errors
+  assert out == f"[1/1] {NAMES[4]}: is finished\n"
+
+
+def test_what_is_deleted_has_not_begun(place, finished, sweep, capsys):
+  shutil.copytree(place.folder / "six", place.folder / "less")
+  shutil.rmtree(place.folder / "less" / NAMES[0])
+  assert sweep("less", *GRID, "--report_only") == 0
+  assert f"Note: {NAMES[0]}: has not begun." in capsys.readouterr().out
+
+
+def test_jobs_have_gpus_of_their_own(sweep):
+  environment = sys.modules["launch_sweep"].environment
+  for seen, slot, num, expected in (
+    ({}, 1, 0, None),
+    ({}, 1, 2, "2,3"),
+    ({"CUDA_VISIBLE_DEVICES": "4,5,6,7"}, 1, 2, "6,7"),
+    ({"CUDA_VISIBLE_DEVICES": "4,5"}, 0, 0, "4,5"),
+  ):
+    made = environment(seen, slot, num)
+    assert made.get("CUDA_VISIBLE_DEVICES") == expected
 
 
 def test_wrong_flags_start_nothing(sweep, capsys):
