@@ -2,9 +2,9 @@
 # Trains on this machine: on all of its GPUs or TPU chips, or on its CPU.
 #   bash launch/single_host.sh [--dry_run] RECIPE.py [--config.field=value ...]
 # The same command again goes on where the run was; --dry_run only prints what
-# would be done. Variables: ENTRY=evaluate (or another) instead of train;
-# ACCELERATOR=cuda, tpu or none instead of what is found; PYTHON for the virtual
-# environment that is made unless one is active.
+# would be done. Paths are from the checkout. Variables: ENTRY=evaluate (or
+# another) instead of train; ACCELERATOR=cuda, tpu or none instead of what is
+# found; PYTHON for the environment that is made unless one is active.
 set -euo pipefail
 # shellcheck source=launch/_environment.sh
 . "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
