@@ -193,6 +193,9 @@ def test_a_folder_holds_one_sweep(place, finished):
   assert code == 2
   assert "error: six must hold runs of this recipe" in errors
   assert "base.num_steps: 4 -> 5" in errors
+  # But for fields that a run may go on with.
+  code, out, errors = place.run("six", *GRID, "--config.checkpoint.keep=3")
+  assert code == 0 and out.count(": is finished") == 6, errors
 
 
 def test_a_failed_run_stops_no_other_and_is_told_at_the_end(place, finished):
