@@ -13,6 +13,7 @@ import logging
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 
@@ -22,6 +23,7 @@ from userrl_jax import config_fields
 from userrl_jax import data
 from userrl_jax import demonstrate
 from userrl_jax import gyms
+from userrl_jax import hosts
 from userrl_jax import process
 from userrl_jax import sharding
 from userrl_jax import types
@@ -86,6 +88,7 @@ def build(config: config_lib.Config) -> Parts:
   Raises:
     ValueError: when folders, tasks, tokenizer, model or mesh do not fit.
   """
+  hosts.check_joined(config.hosts)
   process.use_compile_cache()
   process.split_cpu(config.mesh.cpu_devices)
   process.keep_freed_memory()
@@ -94,6 +97,7 @@ def build(config: config_lib.Config) -> Parts:
   folder = pathlib.Path(config.out_dir)
   model = published.configured(config.model)
   mesh = sharding.make_mesh(config.mesh)
+  engine_mesh = sharding.of_host(mesh)
   sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
   models = host.local_models(config.user, config.judge, config.local)
   user = users.User(
@@ -144,8 +148,17 @@ def build(config: config_lib.Config) -> Parts:
   )
   chat = chat_lib.Chat(tokenizer, config.chat.profile, config.chat.thinking)
   asyncio.run(_check_prompts(config, chat, met, user))
+  hosts.check_same(
+    {
+      "config": json.dumps(_same_on_all_hosts(config)),
+      "tokenizer": tokenizer.fingerprint,
+      "tasks": str([(task.gym, task.id) for task in tasks]),
+    },
+    folder,
+  )
   if source is None:
-    _keep_tokenizer(tokenizer, folder)
+    if hosts.is_first():
+      _keep_tokenizer(tokenizer, folder)
   else:
     _check_phrases(config, tokenizer, source)
   engine = engine_lib.Engine(
@@ -153,7 +166,7 @@ def build(config: config_lib.Config) -> Parts:
     config.engine,
     config.rollout.max_tokens_per_episode,
     tokenizer.im_end_id,
-    mesh,
+    engine_mesh,
   )
   return Parts(
     config=config,
@@ -173,6 +186,12 @@ def build(config: config_lib.Config) -> Parts:
     user=user,
     dev_tasks=dev_tasks,
   )
+
+
+def _same_on_all_hosts(config: config_lib.Config) -> dict[str, Any]:
+  values = config_fields.to_dict(config)
+  del values["hosts"]["process_id"]
+  return values
 
 
 def has_begun(folder: pathlib.Path) -> bool:

@@ -22,6 +22,7 @@ import shutil
 import jax
 
 from userrl_jax import checkpoint
+from userrl_jax import hosts
 from userrl_jax import sharding
 from userrl_jax.models import lora
 from userrl_jax.models import qwen3
@@ -58,10 +59,13 @@ def kept(
         f"{_adapters(now)}; {own} says {_adapters(then)}"
       )
     return checkpoint.load_params(own, _wanted(model, mesh))
-  shutil.rmtree(own, ignore_errors=True)  # of a run that had not begun
+  if hosts.is_first():
+    shutil.rmtree(own, ignore_errors=True)  # of a run that had not begun
+  hosts.gather(None)  # none writes there before
   base = make()
   with checkpoint.Store(own, keep=1) as store:
-    (own / _SETTINGS).write_text(json.dumps(_adapters(model)) + "\n")
+    if hosts.is_first():
+      (own / _SETTINGS).write_text(json.dumps(_adapters(model)) + "\n")
     store.save(0, {"params": base}, {})
   return base
 

@@ -8,6 +8,7 @@ anything compiles. Only entry points see the whole `Config`.
 import dataclasses
 
 from userrl_jax import config_gyms
+from userrl_jax import config_hosts
 from userrl_jax import config_selection
 
 
@@ -411,3 +412,6 @@ class Config:
     default_factory=config_selection.Selection
   )
   mesh: Mesh = dataclasses.field(default_factory=Mesh)
+  hosts: config_hosts.Hosts = dataclasses.field(
+    default_factory=config_hosts.Hosts
+  )

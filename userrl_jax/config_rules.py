@@ -14,6 +14,7 @@ from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import endpoint_rules
 from userrl_jax import gym_rules
+from userrl_jax import hosts_rules
 from userrl_jax import local_rules
 from userrl_jax import method_rules
 from userrl_jax import selection_rules
@@ -89,6 +90,7 @@ _MAY_BE_EMPTY = (
   "Evaluation.profiles",
   "Selection.use",
   "Config.init_from",
+  "Hosts.coordinator",
 )
 
 _Rule = tuple[str, Callable[[float], bool]]
@@ -156,6 +158,7 @@ _NUMBERS = {
   "Evaluation.top_p": ("in (0, 1]", lambda x: 0 < x <= 1),
   "Evaluation.min_p": _SHARE,
   "Evaluation.forgetting_tasks": _NOT_NEGATIVE,
+  "Hosts.process_id": _NOT_NEGATIVE,
   "Mesh.data": _SIZE_OR_REST,
   "Mesh.fsdp": _SIZE_OR_REST,
   "Mesh.tensor": _SIZE_OR_REST,
@@ -337,6 +340,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       c.rollout.step_timeout_s,
     ),
     *local_rules.rules(c.user, c.judge, c.local),
+    *hosts_rules.rules(c.hosts, c.evaluation, c.budget, c.recording),
     (
       "cold_start.top_k",
       f"at most cold_start.num_tries ({c.cold_start.num_tries})",

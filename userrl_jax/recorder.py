@@ -16,6 +16,7 @@ wrote after its last checkpoint is dropped, so files come out the same.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import datetime
 import json
 import pathlib
@@ -34,9 +35,11 @@ from userrl_jax import diagnostics
 from userrl_jax import dialogues
 from userrl_jax import environment as environment_lib
 from userrl_jax import flags
+from userrl_jax import hosts
 from userrl_jax import metrics
 from userrl_jax import stages
 from userrl_jax import types
+from userrl_jax.inference import counters as counters_lib
 from userrl_jax.learning import batching
 from userrl_jax.learning import learner
 
@@ -49,6 +52,8 @@ FREE_FIELDS = (
   "user.max_outage_s",
   "user.requests_per_minute",
   "user.tokens_per_minute",
+  "hosts.",
+  "mesh.",
 )
 _TRANSCRIPTS_EVERY = 5  # steps between transcripts of training episodes
 
@@ -63,7 +68,7 @@ class Recorder:
       ValueError: when the folder holds a run of another config.
     """
     self._parts = parts
-    self._console = console.Console()
+    self._console = console.Console(is_quiet=not hosts.is_first())
     self._start = self._step_start = time.monotonic()
     self._earlier_s = 0.0  # time of the processes that this one goes on for
     self._evaluations: list[Mapping[str, Any]] = []
@@ -72,8 +77,11 @@ class Recorder:
     parts.folder.mkdir(parents=True, exist_ok=True)
     goes_on = assembly.has_begun(parts.folder)
     self._keep_config(goes_on)
-    self._keep_environment(command, goes_on)
-    if not goes_on:  # they may be of another config, or tokenizer
+    if hosts.is_first():
+      self._keep_environment(command, goes_on)
+    if (
+      not goes_on and hosts.is_first()
+    ):  # they may be of another config, or tokenizer
       shutil.rmtree(parts.folder / "dialogues", ignore_errors=True)
     model = parts.config.model
     self._console.print(
@@ -115,9 +123,10 @@ class Recorder:
     self._stage, self._update = stage, update
     folder = self._parts.folder / "checkpoints" / stage.name
     self._store = checkpoint.Store(folder, self._parts.config.checkpoint.keep)
-    self._store.describe(
-      self._parts.tokenizer, config_fields.to_dict(self._parts.config)
-    )
+    if hosts.is_first():
+      self._store.describe(
+        self._parts.tokenizer, config_fields.to_dict(self._parts.config)
+      )
     self._next_step, place = 0, None
     if self._store.latest_step() is not None:
       state, extras = self._store.restore(state)
@@ -133,7 +142,7 @@ class Recorder:
     self._tell_faults_of_dialogues(stage)
     if place is not None:
       self._stream.set_state(place)
-    if self._writers is None:
+    if self._writers is None and hosts.is_first():
       self._open_writers()
     self._watch = diagnostics.Watch(
       self.lines_of_stage("metrics.jsonl"),
@@ -165,9 +174,11 @@ class Recorder:
     }
     if groups:
       engine = self._parts.engine
-      counters = engine.take_counters()
+      counters, counts = _of_all_hosts(
+        engine.take_counters(), self._parts.user.take_counts()
+      )
       numbers |= metrics.summarize_groups(groups)
-      numbers |= self._parts.user.take_counts()
+      numbers |= counts
       numbers |= {
         "train/flat_groups_dropped": packed.num_flat_groups,
         "rollout/tokens_sampled": counters.tokens_sampled,
@@ -182,16 +193,16 @@ class Recorder:
         "rollout/rows_given_up": counters.rows_given_up,
         "rollout/programs": engine.num_programs(),
       }
-    assert self._writers is not None
     name, num_steps = self._stage.name, self._stage.num_steps
     time_s = self._earlier_s + now - self._start
     holding, findings = self._watch.step(numbers)
-    self._writers.write(name, step, numbers | holding, time_s)
-    self._writers.write_findings(name, step, findings)
-    if groups and step % _TRANSCRIPTS_EVERY == 0:
-      self._writers.write_transcripts(
-        name, step, [t for g in groups for t in g.trajectories]
-      )
+    if self._writers is not None:
+      self._writers.write(name, step, numbers | holding, time_s)
+      self._writers.write_findings(name, step, findings)
+      if groups and step % _TRANSCRIPTS_EVERY == 0:
+        self._writers.write_transcripts(
+          name, step, [t for g in groups for t in g.trajectories]
+        )
     if groups or (step + 1) % 20 == 0 or step + 1 == num_steps:
       self._console.show(name, step, num_steps, numbers)
     self._tell(findings)
@@ -214,8 +225,10 @@ class Recorder:
     """Saves a checkpoint on schedule and at the end of the stage."""
     is_last = num_done == self._stage.num_steps
     if is_last or num_done % self._parts.config.checkpoint.every_steps == 0:
+      hosts.enter("checkpoint")
       extras = {"next_step": num_done, "stream": self._stream.get_state()}
       self._store.save(num_done, state, extras)
+      hosts.enter("update")
     if is_last:
       self._store.close()
 
@@ -338,7 +351,23 @@ class Recorder:
           f"{self._parts.folder} holds a run of another config ({what}); give "
           "another --config.out_dir, or delete that folder"
         )
-    write_json(path, config_fields.to_dict(config))
+    if hosts.is_first():
+      write_json(path, config_fields.to_dict(config))
+
+
+def _of_all_hosts(
+  counters: counters_lib.Counters, counts: Mapping[str, float]
+) -> tuple[counters_lib.Counters, dict[str, float]]:
+  """Adds up what each host counted of its own."""
+  of_hosts = hosts.gather([dataclasses.asdict(counters), dict(counts)])
+  added = [
+    {
+      name: sum(values.get(name, 0) for values in of_one)
+      for name in dict.fromkeys(name for values in of_one for name in values)
+    }
+    for of_one in zip(*of_hosts, strict=True)
+  ]
+  return counters_lib.Counters(**added[0]), added[1]
 
 
 def evaluation_path(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -346,9 +375,12 @@ def evaluation_path(folder: pathlib.Path, name: str) -> pathlib.Path:
   return folder / "evaluations" / f"{name}.json"
 
 
-def episodes_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+def episodes_path(
+  folder: pathlib.Path, name: str, host: int = 0
+) -> pathlib.Path:
   """Returns the file of an evaluation's episodes, until it is complete."""
-  return folder / "evaluations" / f"{name}.episodes.jsonl"
+  of_host = f".host{host}" if host else ""
+  return folder / "evaluations" / f"{name}.episodes{of_host}.jsonl"
 
 
 def read_evaluation(folder: pathlib.Path, name: str) -> dict[str, Any] | None:

@@ -22,7 +22,9 @@ from userrl_jax import demonstrate
 from userrl_jax import dialogues
 from userrl_jax import exchange
 from userrl_jax import flags
+from userrl_jax import hosts
 from userrl_jax import imported
+from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax.learning import batching
 from userrl_jax.learning import imitation
@@ -121,7 +123,10 @@ def start(
   """
   c, model = parts.config, _model(parts, stage)
   if model.adapter_rank:
-    params = qwen3.init_trained(model, jax.random.key(c.seed))
+    init = lambda: qwen3.init_trained(model, jax.random.key(c.seed))
+    shapes = jax.eval_shape(init)
+    where = sharding.param_shardings(shapes, parts.mesh)
+    params = jax.jit(init, out_shardings=where)()
   else:
     params = _first_params(parts, stage)
   state = learner.init_state(
@@ -205,7 +210,8 @@ def stream(parts: assembly.Parts, stage: Stage) -> data.Stream[Any]:
 
   path = dialogues_path(parts, stage)
   tasks = None if is_imported else parts.tasks
-  kept = dialogues.kept(path, make, tasks)
+  hosts.enter("making of dialogues")
+  kept = hosts.first_before_others(lambda: dialogues.kept(path, make, tasks))
   held_back = _held_back(parts, kept) if is_imported else set()
   return of_dialogues([t for t in kept if _key(t) not in held_back])
 

@@ -23,12 +23,14 @@ from userrl_jax import config as config_lib
 from userrl_jax import evaluate
 from userrl_jax import flags
 from userrl_jax import forecast
+from userrl_jax import hosts
 from userrl_jax import recorder
 from userrl_jax import report
 from userrl_jax import selection
 from userrl_jax import stages
 from userrl_jax.learning import batching
 from userrl_jax.learning import iterations
+from userrl_jax.learning import learner
 from userrl_jax.models import lora
 from userrl_jax.models import qwen3
 
@@ -46,7 +48,8 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
     learn = imitate if stage.dialogues else reinforce
     params = learn(parts, run, stage)
     run.show_evaluation(evaluate.evaluate(parts, params, held_out, stage.name))
-  run.finish(report.write(parts.folder))
+  if hosts.is_first():
+    run.finish(report.write(parts.folder))
 
 
 def reinforce(
@@ -73,6 +76,8 @@ def reinforce(
         capacity=stages.capacity(parts, stage),
         seed=(config.seed, iteration),
       )
+      hosts.enter("update")
+      batches = learner.placed(batches, config.packing, parts.mesh)
       state, metrics = iterations.run(update, state, batches, **beside)
       run.record(iteration, metrics, packed, groups)
       best.look(iteration + 1, state, beside["frozen"])
@@ -90,6 +95,7 @@ def imitate(
   make_stream = lambda: stages.stream(parts, stage)
   state, dialogues = run.begin(stage, state, make_stream, update)
   best = selection.Selector(parts, run, stage)
+  hosts.enter("update")
   for step in run.remaining():
     batch, packed = batching.pack_demonstrations(
       next(dialogues),
@@ -97,6 +103,7 @@ def imitate(
       capacity=stages.capacity(parts, stage),
       all_ids=stage.name == "base",
     )
+    [batch] = learner.placed([batch], parts.config.packing, parts.mesh)
     state, metrics = update(state, batch, *beside)
     run.record(step, metrics, packed)
     best.look(step + 1, state, frozen)
@@ -105,4 +112,4 @@ def imitate(
 
 
 if __name__ == "__main__":
-  flags.run(main)
+  flags.run(hosts.joined(main))
