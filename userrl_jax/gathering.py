@@ -8,6 +8,7 @@ what it is in a transcript, some twenty bytes, compressed.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any
 
 import jax
@@ -77,10 +78,11 @@ def _all(
       )
   known = {(task.gym, task.id): task for task in tasks}
   trajectories = [
-    kept_episodes.from_record(record, known)
-    for other in of_hosts
+    dataclasses.replace(kept_episodes.from_record(record, known), host=host)
+    for host, other in enumerate(of_hosts)
     for record in other["trajectories"]
   ]
+  assert len(trajectories) == len(tasks) * group_size
   return [
     types.Group(task, trajectories[i * group_size : (i + 1) * group_size])
     for i, task in enumerate(tasks)

@@ -338,10 +338,10 @@ def _end(error: BaseException, settings: config_hosts.Hosts) -> NoReturn:
     code = error.code if isinstance(error.code, int) else 1
     why = f"exit code {code}"
   else:
-    traceback.print_exception(error)
     code, why = 1, f"{type(error).__name__}: {error}".splitlines()[0]
-  if isinstance(error, RuntimeError):  # as JAX raises when a host is gone
-    time.sleep(settings.heartbeat_timeout_s + 2 * _BEAT_S)
+    if isinstance(error, RuntimeError):  # as JAX raises when a host is gone
+      time.sleep(settings.heartbeat_timeout_s + 2 * _BEAT_S)
+    traceback.print_exception(error)
   _watch.end(why)
   _watch.wait_for_others(_TOGETHER_S / 2)
   _exit(code)

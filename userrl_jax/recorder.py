@@ -228,7 +228,6 @@ class Recorder:
       hosts.enter("checkpoint")
       extras = {"next_step": num_done, "stream": self._stream.get_state()}
       self._store.save(num_done, state, extras)
-      hosts.enter("update")
     if is_last:
       self._store.close()
 

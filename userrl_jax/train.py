@@ -95,7 +95,6 @@ def imitate(
   make_stream = lambda: stages.stream(parts, stage)
   state, dialogues = run.begin(stage, state, make_stream, update)
   best = selection.Selector(parts, run, stage)
-  hosts.enter("update")
   for step in run.remaining():
     batch, packed = batching.pack_demonstrations(
       next(dialogues),
@@ -103,6 +102,7 @@ def imitate(
       capacity=stages.capacity(parts, stage),
       all_ids=stage.name == "base",
     )
+    hosts.enter("update")
     [batch] = learner.placed([batch], parts.config.packing, parts.mesh)
     state, metrics = update(state, batch, *beside)
     run.record(step, metrics, packed)
