@@ -79,10 +79,8 @@ class Recorder:
     self._keep_config(goes_on)
     if hosts.is_first():
       self._keep_environment(command, goes_on)
-    if (
-      not goes_on and hosts.is_first()
-    ):  # they may be of another config, or tokenizer
-      shutil.rmtree(parts.folder / "dialogues", ignore_errors=True)
+      if not goes_on:  # they may be of another config, or tokenizer
+        shutil.rmtree(parts.folder / "dialogues", ignore_errors=True)
     model = parts.config.model
     self._console.print(
       f"run {parts.folder}: {model.folder or model.preset} on "
@@ -120,6 +118,7 @@ class Recorder:
       SystemExit: with a message and code 2, when the stage cannot go on from
         what its folder holds.
     """
+    hosts.enter("checkpoint")
     self._stage, self._update = stage, update
     folder = self._parts.folder / "checkpoints" / stage.name
     self._store = checkpoint.Store(folder, self._parts.config.checkpoint.keep)

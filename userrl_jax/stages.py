@@ -24,7 +24,6 @@ from userrl_jax import exchange
 from userrl_jax import flags
 from userrl_jax import hosts
 from userrl_jax import imported
-from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax.learning import batching
 from userrl_jax.learning import imitation
@@ -123,10 +122,7 @@ def start(
   """
   c, model = parts.config, _model(parts, stage)
   if model.adapter_rank:
-    init = lambda: qwen3.init_trained(model, jax.random.key(c.seed))
-    shapes = jax.eval_shape(init)
-    where = sharding.param_shardings(shapes, parts.mesh)
-    params = jax.jit(init, out_shardings=where)()
+    params = qwen3.init_trained(model, jax.random.key(c.seed))
   else:
     params = _first_params(parts, stage)
   state = learner.init_state(
