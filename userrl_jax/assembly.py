@@ -98,6 +98,7 @@ def build(config: config_lib.Config) -> Parts:
   model = published.configured(config.model)
   mesh = sharding.make_mesh(config.mesh)
   engine_mesh = sharding.of_host(mesh)
+  hosts.connect(mesh)
   sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
   models = host.local_models(config.user, config.judge, config.local)
   user = users.User(

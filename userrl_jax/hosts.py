@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -132,6 +133,32 @@ def check_joined(settings: config_hosts.Hosts) -> None:
     )
 
 
+def connect(mesh: jax.sharding.Mesh) -> None:
+  """Has the devices of all hosts meet, over each choice of axes of the mesh.
+
+  For a first meeting gloo, the CPU's way between hosts, waits half a minute,
+  which it takes to compile an update; for later ones it has time.
+  """
+  if jax.process_count() == 1:
+    return
+  gather(None)
+  axes = mesh.axis_names
+  choices = [
+    choice
+    for size in range(1, len(axes) + 1)
+    for choice in itertools.combinations(axes, size)
+  ]
+  whole = jax.sharding.PartitionSpec()
+  meet = jax.shard_map(
+    lambda x: [jax.lax.psum(x, choice) for choice in choices],
+    mesh=mesh,
+    in_specs=whole,
+    out_specs=whole,
+    check_vma=False,
+  )
+  jax.block_until_ready(jax.jit(meet)(np.ones((), np.float32)))
+
+
 def check_same(facts: Mapping[str, str], folder: pathlib.Path) -> None:
   """Refuses hosts that would not run the same run.
 
@@ -226,13 +253,15 @@ class _Watch:
     self._own = Heard(at=now)
     self._known = {host: Heard(at=now) for host in range(self._num_hosts)}
     self._num_failures = 0  # of talking, the last ones
+    self._has_news = threading.Event()
     # Talking may take long where the coordinator is in trouble.
-    for act in (self._talk, self._judge):
-      threading.Thread(target=self._forever, args=[act], daemon=True).start()
+    for loop in (self._talk_on, self._judge_on):
+      threading.Thread(target=loop, daemon=True).start()
 
   def enter(self, phase: str) -> None:
-    """Begins a phase."""
+    """Begins a phase, and has the others know soon."""
     self._own.phase, self._entered = phase, time.monotonic()
+    self._has_news.set()
 
   def end(self, why: str) -> None:
     """Tells the others that this host ends; "" is that it is done."""
@@ -247,9 +276,15 @@ class _Watch:
         return
       time.sleep(_BEAT_S / 4)
 
-  def _forever(self, act: Callable[[], None]) -> None:
+  def _talk_on(self) -> None:
     while not self.is_leaving:
-      act()
+      self._talk()
+      self._has_news.wait(_BEAT_S)
+      self._has_news.clear()
+
+  def _judge_on(self) -> None:
+    while not self.is_leaving:
+      self._judge()
       time.sleep(_BEAT_S)
 
   def _talk(self) -> None:
