@@ -224,7 +224,7 @@ def test_a_lost_host_is_named_and_a_restart_goes_on(place, alone):
   for doomed, phase, times, heard in (
     (1, "rollout", "2", ["rollout"]),
     # With host 0 goes what it said last, up to a second before.
-    (0, "update", "2", ["exchange of episodes", "update"]),
+    (0, "update", "2", ["rollout", "exchange of episodes", "update"]),
   ):
     both = place.start_two("killed", doomed=doomed, when=(phase, times))
     assert both[doomed].wait(timeout=600) == -signal.SIGKILL

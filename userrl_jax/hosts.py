@@ -253,6 +253,8 @@ class _Watch:
     self._own = Heard(at=now)
     self._known = {host: Heard(at=now) for host in range(self._num_hosts)}
     self._num_failures = 0  # of talking, the last ones
+    self._talked_at = now
+    self.aborting_at: float | None = None
     self._has_news = threading.Event()
     # Talking may take long where the coordinator is in trouble.
     for loop in (self._talk_on, self._judge_on):
@@ -301,12 +303,18 @@ class _Watch:
       self._num_failures += 1
       return
     self._num_failures = 0
-    now = time.monotonic()
+    now = self._talked_at = time.monotonic()
     for key, text in beats:
       host, new = int(key.rpartition("/")[2]), Heard(**json.loads(text))
       old = self._known[host]
       new.at = now if new.beat > old.beat else old.at
       self._known[host] = new
+
+  def _is_cut_off(self) -> bool:
+    """Returns whether the coordinator does not answer any more."""
+    if self.aborting_at is None or self._talked_at > self.aborting_at:
+      return self._num_failures > 1
+    return time.monotonic() > self.aborting_at + 2 * _BEAT_S
 
   def _judge(self) -> None:
     """Ends this process, with nobody to wait for, when hosts cannot go on."""
@@ -315,7 +323,7 @@ class _Watch:
       time.monotonic(),
       self._settings.heartbeat_timeout_s,
       self._settings.max_phase_s,
-      is_cut_off=self._num_failures > 1,
+      is_cut_off=self._is_cut_off(),
     )
     if not why or self.is_leaving:
       return
@@ -357,13 +365,21 @@ def _join(settings: config_hosts.Hosts, cpu_devices: int) -> None:
       f"hosts.coordinator={settings.coordinator} must be where all hosts meet, "
       f"got {error}"
     ) from error
-  # JAX aborts where it cannot reach the coordinator. The C library's own
-  # sleep, called with the number of the signal, holds that thread for six
-  # seconds, in which the watch finds out and says who was lost.
-  with contextlib.suppress(OSError, AttributeError):  # another C library
-    libc = ctypes.CDLL("libc.so.6")
-    libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
   _watch = _Watch(settings, multihost.get_jax_distributed_client())
+  with contextlib.suppress(OSError, AttributeError):  # another C library
+    ctypes.CDLL("libc.so.6").signal(signal.SIGABRT, _hold)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _hold(signum: int) -> None:
+  """Holds a thread that aborts, while the watch finds out who was lost.
+
+  JAX aborts at once where it cannot reach the coordinator. A handler of
+  Python's own would run in another thread, too late.
+  """
+  if _watch is not None:
+    _watch.aborting_at = time.monotonic()
+  time.sleep(6 * _BEAT_S)
 
 
 def _end(error: BaseException, settings: config_hosts.Hosts) -> NoReturn:
