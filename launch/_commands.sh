@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2034
 # For train where several hosts run one program; JAX finds the others by itself,
 # on a TPU slice and under SLURM.
-hosts_flag=--config.hosts.initialize=true
+hosts_flag=--config.hosts.coordinator=auto
 
 # Takes --dry_run off the arguments, which go to the array "arguments"; shows
 # the head of the script where fewer than $1 are left.

@@ -18,7 +18,6 @@ import sys
 
 import pytest
 
-from userrl_jax import config_fields
 from userrl_jax import flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -106,8 +105,6 @@ def _check_entry(module: str, arguments: list[str]) -> None:
   if "..." in arguments:
     at = arguments.index("...")
     arguments[at : at + 1] = _SHOWN_BEFORE
-  if "hosts.initialize" not in config_fields.field_types():
-    arguments = [x for x in arguments if x != _hosts_flag()]
   parse_args, parse = argparse.ArgumentParser.parse_args, flags.parse
 
   def parse_args_only(self, argv=None, namespace=None):
@@ -125,11 +122,6 @@ def _check_entry(module: str, arguments: list[str]) -> None:
     patch.delitem(sys.modules, module, raising=False)
     with pytest.raises(_Parsed):
       runpy.run_module(module, run_name="__main__")
-
-
-def _hosts_flag() -> str:
-  text = (ROOT / "launch" / "_commands.sh").read_text()
-  return re.search(r"^hosts_flag=(\S+)$", text, re.M)[1]
 
 
 def _check_extras(words: list[str]) -> None:

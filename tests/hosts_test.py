@@ -288,6 +288,7 @@ def test_alone_all_is_this_hosts():
     ("hosts.process_id", 2, "hosts.process_id must be below"),
     ("budget.max_usd", 1.0, "budget.max_usd must be 0 with"),
     ("recording.mode", "record", "recording.mode must be live"),
+    ("selection.num_tasks", 2, "selection.num_tasks must be 0"),
     ("evaluation.agent", "oracle", "evaluation.agent must be policy"),
   ],
 )
@@ -301,5 +302,5 @@ def test_what_several_hosts_cannot_do_is_refused(path, value, named):
 
 
 def _broken(c):
-  rules = hosts_rules.rules(c.hosts, c.evaluation, c.budget, c.recording)
+  rules = hosts_rules.rules(c)
   return [f"{path} must be {rule}" for path, rule, holds in rules if not holds]

@@ -1,7 +1,7 @@
 """What must hold where several hosts train together; knows no JAX.
 
-In: the sections that it depends on. Out: rules for `config_rules`, which
-refuses a config that breaks one.
+In: a config. Out: rules for `config_rules`, which refuses a config that breaks
+one.
 """
 
 from collections.abc import Iterator
@@ -11,14 +11,9 @@ from userrl_jax import config_hosts
 from userrl_jax import method_rules
 
 
-def rules(
-  hosts: config_hosts.Hosts,
-  evaluation: config.Evaluation,
-  budget: config.Budget,
-  recording: config.Recording,
-) -> Iterator[method_rules.Rule]:
+def rules(c: config.Config) -> Iterator[method_rules.Rule]:
   """Yields what must hold between fields that are right by themselves."""
-  coordinator = hosts.coordinator
+  hosts, coordinator = c.hosts, c.hosts.coordinator
   is_named = coordinator not in ("", "auto")
   yield (
     "hosts.coordinator",
@@ -41,13 +36,18 @@ def rules(
   yield (
     "evaluation.agent",
     "policy with hosts.coordinator: another agent needs one host",
-    evaluation.agent == "policy",
+    c.evaluation.agent == "policy",
   )
   rule = "0 with hosts.coordinator: every host would spend it for itself"
   for name in vars(config.Budget()):
-    yield f"budget.{name}", rule, not getattr(budget, name)
+    yield f"budget.{name}", rule, not getattr(c.budget, name)
   yield (
     "recording.mode",
     "live with hosts.coordinator: hosts cannot write one file",
-    recording.mode == "live",
+    c.recording.mode == "live",
+  )
+  yield (
+    "selection.num_tasks",
+    "0 with hosts.coordinator: looks at held-back tasks need one host",
+    not c.selection.num_tasks,
   )
