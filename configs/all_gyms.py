@@ -1,16 +1,14 @@
 """Trains five gyms and holds out three, users by rules, on a laptop.
 
-The quickstart's model and stages on the gyms that the paper trains (Travel,
-Turtle, Persuade, Function, Tau); after each stage it also plays the three that
-the paper holds out (Intention, Telepathy, Search), of which it has learned
-nothing, not even what their prompts mean.
+The quickstart's model and stages on the gyms that the paper trains; after each
+stage it also plays the three that the paper holds out (Intention, Telepathy,
+Search), of which it has learned nothing, not even what their prompts mean.
 
 Command:   python -m userrl_jax.train --config=configs/all_gyms.py
 Hardware:  2 CPU cores, no accelerator, no key
 Time:      31 minutes beside other work, 21 of them of processor time
-Expect:    mean score of the five gyms on 600 held-out tasks, seed 0: base 0.01,
-           cold start 0.60 (0.57 to 0.62), GRPO 0.73 (0.70 to 0.76); of the
-           three others 0.00 after each stage
+Expect:    mean of the five gyms on 600 held-out tasks, seed 0: base 0.01, cold
+           start 0.60 (0.57 to 0.62), GRPO 0.73 (0.70 to 0.76); the others 0.00
 """
 
 import functools

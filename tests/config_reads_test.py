@@ -14,10 +14,13 @@ import itertools
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import config_gyms
+from userrl_jax import config_hosts
+from userrl_jax import config_selection
 
 _CLASSES = {
   name: kind
-  for name, kind in {**vars(config_lib), **vars(config_gyms)}.items()
+  for module in (config_lib, config_gyms, config_hosts, config_selection)
+  for name, kind in vars(module).items()
   if dataclasses.is_dataclass(kind) and name != "Knob"
 }
 _FIELDS = {
@@ -25,8 +28,9 @@ _FIELDS = {
   for name, kind in _CLASSES.items()
 }
 _ABOUT_CONFIG = {
-  *("config.py", "config_gyms.py", "config_rules.py", "flags.py"),
-  *("endpoint_rules.py", "local_rules.py", "method_rules.py"),
+  *("config.py", "config_gyms.py", "config_hosts.py", "config_rules.py"),
+  *("config_selection.py", "endpoint_rules.py", "flags.py", "hosts_rules.py"),
+  *("local_rules.py", "method_rules.py", "selection_rules.py"),
 }
 
 # {name of an attribute: classes of the config that it holds}

@@ -94,7 +94,11 @@ def test_a_whole_number_is_a_float():
       "one of default, paper, released_train, released_eval",
     ),
     ("grpo.credit.score", "max", "one of mean, sum, r2g"),
-    ("grpo.credit.credit", "x", "one of equalized, naive, r2g, em"),
+    (
+      "grpo.credit.credit",
+      "x",
+      "one of equalized, naive, r2g, em, information, predicted",
+    ),
     ("grpo.credit.normalize", "mad", "one of std, std_n, none, leave_one_out"),
     ("grpo.credit.spread", "even", "one of scaled, signed, printed"),
     ("grpo.loss", "reinforce", "one of ppo, gspo, cispo, plain"),
@@ -227,6 +231,16 @@ def test_methods_that_exclude_each_other_are_refused(changes, field, mended):
   (problem,) = _problems(config)
   assert problem.startswith(f"grpo.{field} must be ")
   put(config, mended)
+  assert _problems(config) == []
+
+
+def test_information_needs_a_gym_that_counts_it():
+  config = _set("grpo.credit.credit", "information")
+  assert _problems(config) == []
+  config.gyms.names = ("travel", "turtle")
+  (problem,) = _problems(config)
+  assert problem.startswith("grpo.credit.credit must be other than information")
+  config.gyms.names = ("travel", "telepathy")
   assert _problems(config) == []
 
 
@@ -475,11 +489,14 @@ def test_every_rule_names_a_field():
   assert set(rules) <= keys
 
 
-@pytest.mark.parametrize("name", ["quickstart", "real_input", "all_gyms"])
+RECIPES = ("quickstart", "real_input", "all_gyms", "paper_4b", "paper_8b")
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_valid_and_open_with_what_to_expect(root, name):
   path = root / "configs" / f"{name}.py"
   config = flags.load_recipe(str(path))
-  if name == "real_input":  # its folders come from the command line
+  if name not in ("quickstart", "all_gyms"):  # folders are given with it
     config.tokenizer.folder = config.gyms.tasks = "a folder"
   assert _problems(config) == []
   text = path.read_text()
@@ -490,7 +507,36 @@ def test_recipes_are_valid_and_open_with_what_to_expect(root, name):
 
 def test_every_recipe_is_tested(root):
   recipes = {p.stem for p in (root / "configs").glob("**/*.py")}
-  assert recipes == {"quickstart", "real_input", "all_gyms"}
+  assert recipes == set(RECIPES)
+
+
+def test_recipes_of_the_paper_have_its_settings(root):
+  """Table 6 of the paper; its schedule is that of the released code."""
+  small, large = (
+    flags.load_recipe(str(root / "configs" / f"paper_{size}.py"))
+    for size in ("4b", "8b")
+  )
+  for c, size in ((small, "4b"), (large, "8b")):
+    grpo, credit = c.grpo, c.grpo.credit
+    assert c.model.preset == f"qwen3_{size}" and size in c.out_dir
+    assert (credit.score, credit.credit, credit.gamma) == (
+      *("r2g", "equalized", 0.8),
+    )
+    assert (grpo.optimizer.learning_rate, grpo.kl_coef) == (1e-6, 0)
+    assert (grpo.tasks_per_iteration, grpo.group_size) == (128, 8)
+    assert grpo.tasks_per_iteration // grpo.num_mini_batches == 16
+    assert grpo.num_iterations == 15 * (2426 // 128)
+    assert (c.gyms.max_turns, c.rollout.temperature) == (16, 1.0)
+    assert c.rollout.max_tokens_per_episode == 1152 + 8192
+    assert set(c.gyms.names).isdisjoint(c.evaluation.held_out_gyms)
+    assert len(c.gyms.names + c.evaluation.held_out_gyms) == 8
+    assert c.cold_start.optimizer.learning_rate == 1e-5
+    assert size in c.cold_start.source
+  changed = config_fields.differences(large, small)
+  assert changed.keys() == {
+    *("out_dir", "model.preset", "cold_start.source"),
+    *("engine.num_rows", "engine.num_lanes"),
+  }
 
 
 def test_dataclasses_hold_only_types_that_flags_can_set():

@@ -1,16 +1,24 @@
-"""What all tests share: a CPU, no compile cache, the folder of shared facts."""
+"""What tests share: a CPU, compiled programs, the folder of shared facts."""
 
+import atexit
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 # Set before any test imports JAX; subprocesses of tests inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# A program that a former run compiled must not hide that this one cannot.
-os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+# Workers and processes of tests share what they compile, in a folder of this
+# test run alone: what a former one compiled must not hide that this one cannot.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _compiled = tempfile.mkdtemp(prefix="userrl_jax_compiled_")
+  atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 _SHARED = "USERRL_SHARED"
 

@@ -208,6 +208,50 @@ def test_poor_transfer(scores, is_poor):
   assert all("gyms.num_train_tasks" in f.message for f in found)
 
 
+def looks(history, every=10, **columns):
+  """Puts looks at held-back tasks between the steps."""
+  made = list(history)
+  for number, values in enumerate(zip(*columns.values(), strict=True), 1):
+    at = min(number * every + number - 1, len(made))
+    made.insert(at, dict(zip(columns, values, strict=True)))
+  return made
+
+
+# Looks of imitation and of play -> what is found at the last.
+LOOKED = {
+  "loss falls": ({"selection/loss": [0.9, 0.6, 0.5, 0.46]}, None),
+  "loss levels": ({"selection/loss": [0.9, 0.5, 0.51, 0.515]}, None),
+  "loss jumps once": ({"selection/loss": [0.9, 0.5, 0.6, 0.51]}, None),
+  "loss rises": ({"selection/loss": [0.9, 0.5, 0.56, 0.64]}, "overfitting"),
+  "follows": ({"selection/score": [0.5, 0.6, 0.66, 0.7]}, None),
+  "a little below": ({"selection/score": [0.5, 0.5, 0.56, 0.58]}, None),
+  "one bad look": ({"selection/score": [0.5, 0.62, 0.66, 0.3]}, None),
+  "stays behind": (
+    {"selection/score": [0.4, 0.42, 0.4, 0.43]},
+    "poor_transfer",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", LOOKED)
+def test_what_looks_at_held_back_tasks_find(name):
+  columns, illness = LOOKED[name]
+  watch, found = diagnostics.Watch(), []
+  for numbers in looks(healthy(seed=10, num_steps=40), **columns):
+    if "episode/num" in numbers:
+      found += watch.step(numbers)[1]
+    else:
+      found += watch.look(numbers)
+  assert [f.name for f in found] == [illness] * (illness is not None)
+  assert all("selection.use" in f.message for f in found)
+
+
+def test_every_look_has_its_illness():
+  assert {found for _, found in LOOKED.values()} - {None} == set(
+    diagnostics.LOOKS
+  )
+
+
 def test_transfer_is_unknown_without_both_sides():
   assert diagnostics.poor_transfer(evaluation(test=0.1)) == []
   dead = evaluation(fresh=0.9, test=0.1)
@@ -228,6 +272,7 @@ REAL = json.loads(
 @pytest.mark.parametrize("name", REAL)
 def test_real_runs(name):
   """GRPO learned after a cold start; without one it stayed near 0."""
+  assert sum(name.startswith("grpo") for name in REAL) >= 5
   columns = REAL[name]
   rows = zip(*columns.values(), strict=True)
   found = ever([dict(zip(columns, row, strict=True)) for row in rows])

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.clients import server
+from tests.serving import small
 from userrl_jax import config as config_lib
 from userrl_jax import config_rules
 from userrl_jax import doctor
@@ -54,6 +55,43 @@ def test_rules_pass_without_a_key(config, capsys):
     assert f"ok   gym {gym}: score 1.00 in" in printed
   assert "asks no model" in printed
   assert not pathlib.Path(config.out_dir).exists()
+
+
+def test_a_model_in_this_process_plays_too(config, tmp_path):
+  folder = small.chain_folder(tmp_path / "yes", small.VERDICT)
+  judge = small.chain_folder(tmp_path / "right", small.RIGHT)
+  config.gyms.names = ("telepathy",)
+  config.user = config_lib.User(kind="local", model=str(folder))
+  config.judge.model = str(judge)
+  config.local = config_lib.Local(max_length=1536, num_rows=small.NUM_ROWS)
+  lines = examined(config)
+  assert f"the model of {folder} answers in this" in lines["user"].message
+  assert re.search(
+    r"score 1.00 in .* 100% of \d+ replies parsed",
+    lines["gym telepathy"].message,
+  )
+  assert "calls at most" in lines["a whole run"].message
+
+
+def test_every_endpoint_of_a_run_is_asked(config, monkeypatch):
+  monkeypatch.setenv("AGENT_KEY", KEY)
+  with (
+    server.Server(server.telepathy_answer) as of_users,
+    server.Server(lambda _: "ok", key=KEY, model="strong") as of_agents,
+  ):
+    with_endpoint(config, of_users.base_url)
+    config.judge = config_lib.Judge(model="large")
+    config.evaluation.agent = "endpoint"
+    config.agent = config_lib.Agent(
+      model="strong", base_url=of_agents.base_url, api_key_env="AGENT_KEY"
+    )
+    lines = examined(config)
+    config.agent.model = "other"
+    assert "other" in examined(config)["users"].message
+  assert lines["agent key"].message == "AGENT_KEY is set"
+  for role, model in (("user", "small"), ("judge", "large")):
+    assert lines[role].message.startswith(f"{model} at {of_users.base_url}")
+  assert "answered, all 3 in" in lines["agent"].message
 
 
 def test_a_live_endpoint_is_measured(config, monkeypatch):

@@ -111,6 +111,8 @@ def test_a_recorded_run_is_played_again_offline(tmp_path, root):
   recorded = {
     "recording__mode": "record",
     "recording__file": str(tmp_path / "answers.sqlite"),
+    # Of some, no demonstration succeeds: this user decides by chance.
+    "gyms__num_train_tasks": 36,
   }
   with server.Server(
     episodes.moody, 0.1, faults=("error", "refusal", "broken", "empty")

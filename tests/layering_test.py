@@ -9,6 +9,7 @@ import sys
 import pytest
 
 _PACKAGE = "userrl_jax"
+_SECTIONS = ("gyms", "hosts", "selection")  # of the config
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", "tensorstore"}
 _NEEDS_EXTRA = {"userrl_jax.gyms.gymnasium_envs": "gymnasium"}
@@ -102,6 +103,7 @@ _JAX_FREE = [
     "config",
     "config_fields",
     "config_gyms",
+    "config_hosts",
     "config_rules",
     "flags",
     "terminal",
@@ -110,10 +112,12 @@ _JAX_FREE = [
     "clients",
     "agents",
     "chat",
+    "hosts_rules",
     "local_rules",
     "rollout.episode",
     "serving.connections",
     "serving.requests",
+    "sweeps",
   )
   and module != f"{_PACKAGE}.agents.policy"
 ]
@@ -141,10 +145,13 @@ def test_the_walk_finds_the_package():
   assert len(_JAX_FREE) > 5
 
 
-@pytest.mark.parametrize("module", ["types", "config", "config_gyms"])
+@pytest.mark.parametrize(
+  "module", ["types", "config", *(f"config_{part}" for part in _SECTIONS)]
+)
 def test_types_and_config_reach_nothing_else_of_ours(module):
   ours = _ours(_imported_by(f"{_PACKAGE}.{module}")) - {_PACKAGE}
-  assert ours == ({f"{_PACKAGE}.config_gyms"} if module == "config" else set())
+  sections = {f"{_PACKAGE}.config_{part}" for part in _SECTIONS}
+  assert ours == (sections if module == "config" else set())
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,12 @@ def test_advantages_are_those_of_training(score, name, changes):
     batch.num_tokens_PGK,
     batch.valid_PG,
     settings,
+    facts_PGKF=batch.facts_PGKF,
   )
+  if name == "information":
+    with pytest.raises(ValueError, match="must hold what turns told"):
+      rescore.rescore(RECORDS, settings)
+    return
   # Written in another order, it is the same.
   episodes = rescore.rescore(RECORDS[::-1], settings)[::-1]
   flat = [t for group in GROUPS for t in group]
@@ -98,6 +103,35 @@ def test_the_worked_example():
   episodes = rescore.rescore(RECORDS[:4], settings)
   assert [e.score for e in episodes] == pytest.approx([0.64, 0.84, 0, 0.82])
   assert episodes[1].advantages == pytest.approx([0.5627, 0.7834], abs=1e-4)
+
+
+def test_ranks_of_credit_and_bits_by_hand(run, capsys):
+  """Last turns do not count: of t1 to t4 two, one, three and two turns do."""
+  bits = [[0, 1, 9], [2, 9], [3, 3, 4, 9], [5, 0, 9]]
+  told = json.loads(json.dumps(RECORDS[:4]))
+  for record, own in zip(told, bits, strict=True):
+    for turn, b in zip(record["turns"], own, strict=True):
+      turn["privileged"]["information_bits"] = b
+  rank = lambda credit, **kw: rescore.rank_with_bits(
+    rescore.rescore(told, config.Credit(credit=credit, score="sum", **kw))
+  )
+  # Naive credits 0, 0 | 0.2 | 0, 0, 0 | 0.5, 0 have ranks 3.5 but 7 and 8;
+  # bits 0, 1 | 2 | 3, 3, 4 | 5, 0 have 1.5, 3 | 4 | 5.5, 5.5, 7 | 8, 1.5.
+  credits = np.array([3.5, 3.5, 7, 3.5, 3.5, 3.5, 8, 3.5])
+  ranks = np.array([1.5, 3, 4, 5.5, 5.5, 7, 8, 1.5])
+  want = np.corrcoef(credits, ranks)[0, 1]
+  assert rank("naive") == pytest.approx(want, abs=1e-12)
+  assert rank("information") == pytest.approx(1)
+  assert rank("equalized") is None  # it never varies
+  assert (
+    rescore.rank_with_bits(rescore.rescore(RECORDS, config.Credit())) is None
+  )
+
+  run.write_text("".join(json.dumps(r) + "\n" for r in told))
+  assert rescore.main([str(run), "--credit=naive"]) == 0
+  head, _, row = capsys.readouterr().out.splitlines()
+  assert head.endswith("| rank with bits in the run | rank with bits now |")
+  assert row.endswith(f"| - | {want:.3f} |")
 
 
 @pytest.fixture

@@ -266,41 +266,28 @@ def test_checkpoints_hold_their_tokenizer_and_config(finished):
     assert json.loads((kept / "config.json").read_text()) == config
 
 
-@pytest.mark.parametrize(
-  ("stage", "step"),
-  [
-    ("grpo", 2),
-    *(
-      pytest.param(stage, step, marks=pytest.mark.slow)
-      for stage, step in (
-        ("base", 4),
-        ("cold_start", 4),
-        ("continued_updates", 2),
-        ("continued", 4),
-        ("rl_only_updates", 2),
-        ("rl_only", 4),
-      )
-    ),
-  ],
-)
-def test_a_killed_run_ends_like_one_that_was_not(place, finished, stage, step):
+def test_a_run_killed_in_each_stage_ends_like_one_that_was_not(place, finished):
   whole, out = finished
-  folder = place.folder / f"killed_in_{stage}_{step}"
-  process = place.start(folder.name)
-  _wait_for(process, folder, stage, step)
-  _wait_for_checkpoint(process, folder, stage)
-  process.send_signal(signal.SIGKILL)
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
-  assert not (folder / "evaluations" / f"{stage}.json").exists()
-  # What is killed in the middle of a line must not be in the way.
-  with (folder / "metrics.jsonl").open("a") as file:
-    file.write('{"stage": "grpo", "st')
+  folder, killed = place.folder / "killed", ""
+  for stage, num_steps in STAGES.items():
+    process = place.start(folder.name)
+    _wait_for(process, folder, stage, 2 if num_steps == 4 else 4)
+    _wait_for_checkpoint(process, folder, stage)
+    process.send_signal(signal.SIGKILL)
+    said, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "evaluations" / f"{stage}.json").exists()
+    before = re.findall(r"^(\w+): goes on after step \d+ of", said, re.M)
+    assert before[-1:] == [killed] * bool(killed)
+    killed = stage
+    # What is killed in the middle of a line must not be in the way.
+    with (folder / "metrics.jsonl").open("a") as file:
+      file.write('{"stage": "grpo", "st')
 
-  code, resumed_out, errors = place.run(folder.name)
+  code, said, errors = place.run(folder.name)
   assert code == 0, errors
-  assert re.search(rf"^{stage}: goes on after step \d+ of", resumed_out, re.M)
-  assert _table(resumed_out) == _table(out)
+  assert re.search(rf"^{killed}: goes on after step \d+ of", said, re.M)
+  assert _table(said) == _table(out)
   assert _steps(folder) == _steps(whole)
   for name in ("evaluations", "transcripts"):
     assert _texts(folder / name) == _texts(whole / name)

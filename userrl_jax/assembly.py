@@ -13,14 +13,17 @@ import logging
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 
 from userrl_jax import bases
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
+from userrl_jax import data
 from userrl_jax import demonstrate
 from userrl_jax import gyms
+from userrl_jax import hosts
 from userrl_jax import process
 from userrl_jax import sharding
 from userrl_jax import types
@@ -69,6 +72,8 @@ class Parts:
   engine: engine_lib.Engine
   episodes: episode.Settings
   user: users.User
+  # Training tasks that no stage trains on, see `selection`; not in `tasks`.
+  dev_tasks: Sequence[types.Task] = ()
 
 
 def build(config: config_lib.Config) -> Parts:
@@ -83,6 +88,7 @@ def build(config: config_lib.Config) -> Parts:
   Raises:
     ValueError: when folders, tasks, tokenizer, model or mesh do not fit.
   """
+  hosts.check_joined(config.hosts)
   process.use_compile_cache()
   process.split_cpu(config.mesh.cpu_devices)
   process.keep_freed_memory()
@@ -91,6 +97,8 @@ def build(config: config_lib.Config) -> Parts:
   folder = pathlib.Path(config.out_dir)
   model = published.configured(config.model)
   mesh = sharding.make_mesh(config.mesh)
+  engine_mesh = sharding.of_host(mesh)
+  hosts.connect(mesh)
   sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
   models = host.local_models(config.user, config.judge, config.local)
   user = users.User(
@@ -106,7 +114,16 @@ def build(config: config_lib.Config) -> Parts:
   )
   asyncio.run(user.check())
   tasks = load_tasks(config, "train")
-  met = tasks + held_out_tasks(config, config.evaluation.held_out_gyms)
+  held_back = data.held_back(
+    [(task.gym, task.id) for task in tasks],
+    config.selection.num_tasks,
+    config.seed,
+  )
+  dev_tasks = [t for t in tasks if (t.gym, t.id) in held_back]
+  tasks = [t for t in tasks if (t.gym, t.id) not in held_back]
+  met = (
+    tasks + dev_tasks + held_out_tasks(config, config.evaluation.held_out_gyms)
+  )
   tokenizer, source = _tokenizer(config, folder, tasks, user)
   if tokenizer.vocab_size > model.vocab_size:
     name = config.model.folder or config.model.preset
@@ -132,8 +149,17 @@ def build(config: config_lib.Config) -> Parts:
   )
   chat = chat_lib.Chat(tokenizer, config.chat.profile, config.chat.thinking)
   asyncio.run(_check_prompts(config, chat, met, user))
+  hosts.check_same(
+    {
+      "config": json.dumps(_same_on_all_hosts(config)),
+      "tokenizer": tokenizer.fingerprint,
+      "tasks": str([(task.gym, task.id) for task in tasks]),
+    },
+    folder,
+  )
   if source is None:
-    _keep_tokenizer(tokenizer, folder)
+    if hosts.is_first():
+      _keep_tokenizer(tokenizer, folder)
   else:
     _check_phrases(config, tokenizer, source)
   engine = engine_lib.Engine(
@@ -141,7 +167,7 @@ def build(config: config_lib.Config) -> Parts:
     config.engine,
     config.rollout.max_tokens_per_episode,
     tokenizer.im_end_id,
-    mesh,
+    engine_mesh,
   )
   return Parts(
     config=config,
@@ -159,7 +185,14 @@ def build(config: config_lib.Config) -> Parts:
       show_reward=config.chat.show_reward,
     ),
     user=user,
+    dev_tasks=dev_tasks,
   )
+
+
+def _same_on_all_hosts(config: config_lib.Config) -> dict[str, Any]:
+  values = config_fields.to_dict(config)
+  del values["hosts"]["process_id"]
+  return values
 
 
 def has_begun(folder: pathlib.Path) -> bool:

@@ -22,11 +22,13 @@ import shutil
 import jax
 
 from userrl_jax import checkpoint
+from userrl_jax import hosts
 from userrl_jax import sharding
 from userrl_jax.models import lora
 from userrl_jax.models import qwen3
 
-_NAME, _SETTINGS = "base", "lora.json"
+NAME = "base"  # of the folder that it is kept in
+_SETTINGS = "lora.json"
 _FIELDS = ("adapter_rank", "adapter_scale", "adapter_targets")
 
 
@@ -48,7 +50,7 @@ def kept(
     ValueError: when the stage has checkpoints, and their base is not readable
       or had other adapters.
   """
-  own = folder / _NAME
+  own = folder / NAME
   if _has_checkpoint(folder):
     then, now = _with_adapters(own, model), model
     if then != now:
@@ -57,10 +59,13 @@ def kept(
         f"{_adapters(now)}; {own} says {_adapters(then)}"
       )
     return checkpoint.load_params(own, _wanted(model, mesh))
-  shutil.rmtree(own, ignore_errors=True)  # of a run that had not begun
+  if hosts.is_first():
+    shutil.rmtree(own, ignore_errors=True)  # of a run that had not begun
+  hosts.gather(None)  # none writes there before
   base = make()
   with checkpoint.Store(own, keep=1) as store:
-    (own / _SETTINGS).write_text(json.dumps(_adapters(model)) + "\n")
+    if hosts.is_first():
+      (own / _SETTINGS).write_text(json.dumps(_adapters(model)) + "\n")
     store.save(0, {"params": base}, {})
   return base
 
@@ -82,7 +87,7 @@ def load_params(
   Raises:
     ValueError: when the folder does not hold params of this model.
   """
-  own = pathlib.Path(folder) / _NAME
+  own = pathlib.Path(folder) / NAME
   wanted = _wanted(model, mesh)
   if not own.is_dir():
     return checkpoint.load_params(folder, wanted, step)

@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 import concurrent.futures
 import contextlib
+import dataclasses
 import random
 import threading
 from typing import Any
@@ -27,7 +28,9 @@ from userrl_jax import config as config_lib
 from userrl_jax import data
 from userrl_jax import demonstrate
 from userrl_jax import flags
+from userrl_jax import gathering
 from userrl_jax import gyms
+from userrl_jax import hosts
 from userrl_jax import recorder
 from userrl_jax import types
 from userrl_jax.agents import endpoint
@@ -56,7 +59,7 @@ def play(
   kept: collect.Kept | None = None,
   users: collect.Users | None = None,
 ) -> list[types.Group]:
-  """Lets the policy play every task `group_size` times.
+  """Lets the policy play every task `group_size` times, all hosts together.
 
   Episodes that are kept already are not played again. Users are drawn from
   `user.profiles` unless given.
@@ -67,14 +70,14 @@ def play(
       code 3, when the budget is spent.
   """
 
-  async def serve_and_play() -> list[types.Group]:
+  async def serve_and_play(own: Sequence[types.Task]) -> list[types.Group]:
     async with parts.user.opened() as judge, parts.engine.serving(params):
       return await _play(
-        parts, tasks, group_size, sampling, iteration, judge, kept, users
+        parts, own, group_size, sampling, iteration, judge, kept, users
       )
 
-  with _one_message(parts):
-    return asyncio.run(serve_and_play())
+  play_own = lambda own: asyncio.run(serve_and_play(own))
+  return _gathered(parts, tasks, group_size, play_own)
 
 
 def play_scripted(
@@ -149,7 +152,7 @@ def _play_apart(
       )
 
   with _one_message(parts):
-    return asyncio.run(open_and_play())
+    return _checked(parts, asyncio.run(open_and_play()))
 
 
 def refill(
@@ -220,18 +223,41 @@ def ahead(
     last = min(iteration + config.rollout.max_staleness, num_iterations - 1)
     for i in range(iteration, last + 1):
       if i not in running:
-        drawn = tasks.peek(i - iteration)
+        drawn = hosts.share(tasks.peek(i - iteration))
         running[i] = runner.play(
           _play(parts, drawn, group_size, sampling, i, runner.judge)
         )
-    next(tasks)
-    with _one_message(parts):
-      return running.pop(iteration).result()
+    # What this host plays of it is played already, or being played.
+    play_own = lambda own: running.pop(iteration).result()
+    return _gathered(parts, next(tasks), group_size, play_own)
 
   try:
     yield groups
   finally:
     runner.close()
+
+
+def _gathered(
+  parts: assembly.Parts,
+  tasks: Sequence[types.Task],
+  group_size: int,
+  play_own: gathering.Play,
+) -> list[types.Group]:
+  """Has every host play its share; returns the groups of all."""
+  hosts.enter("rollout")
+  with _one_message(parts):
+    return _checked(parts, gathering.groups(tasks, group_size, play_own))
+
+
+def _checked(
+  parts: assembly.Parts, groups: list[types.Group]
+) -> list[types.Group]:
+  """Returns groups of which enough episodes are valid."""
+  collect.check_valid(
+    [t for group in groups for t in group.trajectories],
+    parts.config.rollout.max_invalid_share,
+  )
+  return groups
 
 
 async def _play(
@@ -272,12 +298,14 @@ async def _collect(
   kept: collect.Kept | None,
   users: collect.Users | None,
 ) -> list[types.Group]:
+  # How many may be invalid is a matter of all hosts' episodes, see `_checked`.
+  limits = dataclasses.replace(parts.episodes.limits, max_invalid_share=1.0)
   return await collect.collect(
     tasks,
     group_size,
     lambda name: gyms.make(name, parts.config.gyms, judge),
     make_agent,
-    parts.episodes,
+    dataclasses.replace(parts.episodes, limits=limits),
     seed=parts.config.seed,
     iteration=iteration,
     kept=kept,
@@ -360,7 +388,8 @@ def _one_message(parts: assembly.Parts) -> Iterator[None]:
     yield
   except collect.TooManyInvalid as error:
     path = parts.folder / "transcripts" / "too_many_invalid.jsonl"
-    recorder.write_transcripts(path, error.trajectories)
+    if hosts.is_first():
+      recorder.write_transcripts(path, error.trajectories)
     with flags.user_errors():
       raise ValueError(f"{error}; the failed episodes are in {path}") from error
   except types.SetupError:

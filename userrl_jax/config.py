@@ -8,6 +8,8 @@ anything compiles. Only entry points see the whole `Config`.
 import dataclasses
 
 from userrl_jax import config_gyms
+from userrl_jax import config_hosts
+from userrl_jax import config_selection
 
 
 @dataclasses.dataclass
@@ -215,7 +217,8 @@ class Credit:
   """How rewards become advantages."""
 
   score: str = "r2g"  # mean, sum or r2g
-  credit: str = "equalized"  # equalized, naive, r2g or em
+  # equalized, naive, r2g, em, or learned: information or predicted
+  credit: str = "equalized"
   gamma: float = 0.8
   em_k: float = 2.0
   normalize: str = "std"  # std (n-1), std_n (n), leave_one_out or none
@@ -273,6 +276,7 @@ class ColdStart:
   # file (ours), a .json file (ShareGPT) or a folder of them.
   source: str = "oracle"
   num_steps: int = 200
+  num_epochs: int = 0  # over the demonstrations, in place of num_steps; 0: not
   num_tasks: int = 0  # training tasks that are demonstrated; 0 is all
   num_tries: int = 2  # demonstrations made a task
   top_k: int = 1  # of them kept, best first
@@ -405,4 +409,10 @@ class Config:
   comparison: Comparison = dataclasses.field(default_factory=Comparison)
   evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
   checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+  selection: config_selection.Selection = dataclasses.field(
+    default_factory=config_selection.Selection
+  )
   mesh: Mesh = dataclasses.field(default_factory=Mesh)
+  hosts: config_hosts.Hosts = dataclasses.field(
+    default_factory=config_hosts.Hosts
+  )

@@ -14,8 +14,10 @@ from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import endpoint_rules
 from userrl_jax import gym_rules
+from userrl_jax import hosts_rules
 from userrl_jax import local_rules
 from userrl_jax import method_rules
+from userrl_jax import selection_rules
 from userrl_jax.users import profiles
 
 _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
@@ -39,7 +41,10 @@ _NAMES: dict[str, tuple[Any, ...]] = {  # gyms and presets know their own names
   "Recording.mode": ("live", "record", "replay", "replay_or_live"),
   "Engine.when_full": ("wait", "give_up"),
   "Credit.score": ("mean", "sum", "r2g"),
-  "Credit.credit": ("equalized", "naive", "r2g", "em"),
+  "Credit.credit": (
+    *("equalized", "naive", "r2g", "em"),
+    *("information", "predicted"),
+  ),
   "Credit.normalize": ("std", "std_n", "none", "leave_one_out"),
   "Credit.spread": ("scaled", "signed", "printed"),
   "Credit.reward_scale": ("raw", "share"),
@@ -83,7 +88,9 @@ _MAY_BE_EMPTY = (
   "Credit.gym_scales",
   "Evaluation.held_out_gyms",
   "Evaluation.profiles",
+  "Selection.use",
   "Config.init_from",
+  "Hosts.coordinator",
 )
 
 _Rule = tuple[str, Callable[[float], bool]]
@@ -137,6 +144,8 @@ _NUMBERS = {
   "Optimizer.weight_decay": _NOT_NEGATIVE,
   "Base.num_copies": _NOT_NEGATIVE,
   "ColdStart.num_tasks": _NOT_NEGATIVE,
+  "ColdStart.num_epochs": _NOT_NEGATIVE,
+  "Selection.num_tasks": _NOT_NEGATIVE,
   "ColdStart.noise": _SHARE,
   "ColdStart.min_score": _SHARE,
   "Grpo.clip_low": _BELOW_ONE,
@@ -151,6 +160,7 @@ _NUMBERS = {
   "Evaluation.forgetting_tasks": _NOT_NEGATIVE,
   "Checkpoint.every_steps": _NOT_NEGATIVE,
   "Checkpoint.every_minutes": _NOT_NEGATIVE,
+  "Hosts.process_id": _NOT_NEGATIVE,
   "Mesh.data": _SIZE_OR_REST,
   "Mesh.fsdp": _SIZE_OR_REST,
   "Mesh.tensor": _SIZE_OR_REST,
@@ -283,6 +293,9 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
     ),
     *method_rules.rules(grpo, gyms.names, rollout.max_staleness),
     *gym_rules.rules(gyms, c.evaluation, c.stages),
+    *selection_rules.rules(
+      c.selection, c.stages, c.cold_start, c.checkpoint, rollout.max_staleness
+    ),
     *method_rules.adapter_rules(
       c.lora,
       c.stages,
@@ -329,6 +342,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       c.rollout.step_timeout_s,
     ),
     *local_rules.rules(c.user, c.judge, c.local),
+    *hosts_rules.rules(c),
     (
       "cold_start.top_k",
       f"at most cold_start.num_tries ({c.cold_start.num_tries})",

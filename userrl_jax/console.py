@@ -25,9 +25,15 @@ class Console:
     self,
     file: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
+    is_quiet: bool = False,
   ):
-    """Prints to `file` (standard output when None); `clock` is in seconds."""
-    self._console = rich.console.Console(file=file, highlight=False)
+    """Prints to `file` (standard output when None); `clock` is in seconds.
+
+    A quiet one prints nothing.
+    """
+    self._console = rich.console.Console(
+      file=file, highlight=False, quiet=is_quiet
+    )
     if not self._console.is_terminal:
       # Rich assumes 80 columns and would cut a table's numbers short.
       self._console.width = 1000

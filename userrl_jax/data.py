@@ -37,6 +37,7 @@ class Stream(Generic[Item]):
     seed: int,
   ):
     self._items = items
+    self.steps_per_epoch = len(items) // per_step
     places: dict[str, list[int]] = {}
     for place, kind in enumerate(kinds):
       places.setdefault(kind, []).append(place)
@@ -199,6 +200,36 @@ def trajectory_stream(
   )
   kinds = [t.task.gym for t in trajectories]
   return Stream(trajectories, keys, kinds, per_step, seed)
+
+
+def held_back(
+  names: Iterable[tuple[str, str]], num_tasks: int, seed: int
+) -> set[tuple[str, str]]:
+  """Chooses tasks that no stage trains on, by a hash of their names alone.
+
+  Args:
+    names: gym and id of tasks; some may be there several times.
+    num_tasks: of each gym.
+    seed: another one, other tasks.
+
+  Raises:
+    ValueError: when a gym would have none left to train on.
+  """
+  ids: dict[str, set[str]] = {}
+  for gym, task_id in names:
+    ids.setdefault(gym, set()).add(task_id)
+  chosen = set()
+  for gym, own in ids.items():
+    if num_tasks >= len(own):
+      raise ValueError(
+        f"selection.num_tasks must be below the training tasks of {gym} "
+        f"({len(own)}), got {num_tasks}; lower it, or provide more tasks"
+      )
+    digest = lambda name, gym=gym: hashlib.sha256(
+      f"held back|{seed}|{gym}/{name}".encode()
+    ).digest()
+    chosen |= {(gym, name) for name in sorted(own, key=digest)[:num_tasks]}
+  return chosen
 
 
 def _check(

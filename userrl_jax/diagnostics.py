@@ -60,6 +60,12 @@ class Watch:
     found = diagnose(self.history)
     return {f"diagnosis/{f.name}": 1.0 for f in found}, self._new(found)
 
+  def look(self, numbers: Numbers) -> list[Finding]:
+    """Takes in what a look at held-back tasks found; returns what is new."""
+    self.history.append(numbers)
+    found = [(name, check(self.history)) for name, check in LOOKS.items()]
+    return self._new([Finding(n, message) for n, message in found if message])
+
   def evaluation(self, summary: Mapping[str, Any]) -> list[Finding]:
     """Returns what an evaluation of the stage's params shows, told once."""
     return self._new(poor_transfer(summary, self.history))
@@ -226,6 +232,47 @@ def reward_hack(history: Sequence[Numbers]) -> str:
   )
 
 
+def overfitting(history: Sequence[Numbers]) -> str:
+  """Finds a held-out loss that rises while the demonstrations are learned.
+
+  The last two looks are both 0.02 nats and a twentieth above the least one.
+  """
+  losses = _named(history, "selection/loss")
+  if len(losses) < 3:
+    return ""
+  best, last = losses.min(), losses[-2:].min()
+  if last < max(best + 0.02, 1.05 * best):
+    return ""
+  return (
+    f"the held-out loss rose from {best:.3f} to {losses[-1]:.3f} nats a token; "
+    "try fewer cold_start.num_steps (or num_epochs), more demonstrated tasks "
+    "(gyms.num_train_tasks), or selection.use with cold_start"
+  )
+
+
+def held_back_lag(history: Sequence[Numbers]) -> str:
+  """Finds held-back tasks that go far worse than those that are trained on.
+
+  The mean of the last 3 looks is at most 0.7 of the last window's scores, 0.15
+  below, and beyond 2 standard errors.
+  """
+  looks = _named(history, "selection/score")[-3:]
+  scores = _values(history, _score)[-WINDOW:]
+  if len(looks) < 3 or len(scores) < WINDOW:
+    return ""
+  inside, outside = scores.mean(), looks.mean()
+  error = np.hypot(
+    scores.std(ddof=1) / len(scores) ** 0.5, looks.std(ddof=1) / 3**0.5
+  )
+  if inside - outside < max(0.15, 0.3 * inside, 2 * error):
+    return ""
+  return (
+    f"held-back tasks score {outside:.2f}, those that are trained on "
+    f"{inside:.2f}; try more tasks (gyms.num_train_tasks), more gyms.names and "
+    "gyms.levels, or fewer steps (selection.use with this stage)"
+  )
+
+
 CHECKS: dict[str, Callable[[Sequence[Numbers]], str]] = {
   "collapse": collapse,
   "early_plateau": early_plateau,
@@ -236,6 +283,13 @@ CHECKS: dict[str, Callable[[Sequence[Numbers]], str]] = {
   "malformed": malformed,
   "logprob_gap": logprob_gap,
   "reward_hack": reward_hack,
+}
+
+
+# Of what looks at held-back tasks find, see `selection`.
+LOOKS: dict[str, Callable[[Sequence[Numbers]], str]] = {
+  "overfitting": overfitting,
+  "poor_transfer": held_back_lag,
 }
 
 

@@ -9,14 +9,13 @@ for a config that is none. Writes nothing into `out_dir`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import os
 import pathlib
 import random
 import shutil
 import time
-from typing import Any
 
 import jax
 
@@ -30,7 +29,6 @@ from userrl_jax import gyms
 from userrl_jax import metrics
 from userrl_jax import process
 from userrl_jax import sharding
-from userrl_jax import stages
 from userrl_jax import types
 from userrl_jax import users
 from userrl_jax.chat import tokenizers
@@ -39,6 +37,7 @@ from userrl_jax.gyms import judging
 from userrl_jax.models import published
 from userrl_jax.rollout import collect
 from userrl_jax.rollout import episode
+from userrl_jax.serving import host
 from userrl_jax.users import profiles
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -55,14 +54,6 @@ class Line:
   status: str  # ok, warn or fail
   subject: str
   message: str
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-  """Of the parts of a run what a forecast needs."""
-
-  config: config_lib.Config
-  tasks: Sequence[types.Task]
 
 
 def main(config: config_lib.Config, command: flags.Command) -> None:
@@ -192,22 +183,40 @@ def _search_key(config: config_lib.Config) -> Iterator[Line]:
 
 def _users(config: config_lib.Config) -> Iterator[Line]:
   """Yields what the user, asked live, comes to in every gym and a whole run."""
-  is_model = config.user.kind == "endpoint"
   if config.recording.mode == "replay":
     message = f"answers come from {config.recording.file}; nobody is asked here"
     yield Line(WARN, "user", f"{message}, and nothing is measured")
     return
-  user = users.User(config.user, config.judge, config.budget)
-  if is_model:
-    yield from _keys(config)
-    start = time.monotonic()
-    asyncio.run(user.check())
-    user.take_counts()
-    where = config.user.base_url or endpoint.OPENAI_URL
-    seconds = time.monotonic() - start
-    message = f"{config.user.model} at {where} answered in {seconds:.2f} s"
+  agent = users.agent_settings(
+    config.user, config.agent, config.evaluation, config.rollout
+  )
+  user = users.User(
+    config.user,
+    config.judge,
+    config.budget,
+    agent=agent,
+    models=host.local_models(config.user, config.judge, config.local),
+  )
+  asked = _endpoints(config, agent)
+  for role, settings in asked.items():
+    variable = settings.api_key_env
+    has_one = bool(variable and os.environ.get(variable, "").strip())
+    said = f"{variable} is set" if has_one else "none, and none is needed there"
+    yield Line(OK, f"{role} key", said)  # a missing one has raised by now
+  start = time.monotonic()
+  asyncio.run(user.check())
+  user.take_counts()
+  seconds = time.monotonic() - start
+  for role, settings in asked.items():
+    where = settings.base_url or endpoint.OPENAI_URL
+    answered = f"answered in {seconds:.2f} s"
+    if len(asked) > 1:
+      answered = f"answered, all {len(asked)} in {seconds:.2f} s"
+    yield Line(OK, role, f"{settings.model} at {where} {answered}")
+  if config.user.kind == "local":
+    message = f"the model of {config.user.model} answers in this process"
     yield Line(OK, "user", message)
-  else:
+  elif config.user.kind == "scripted":
     yield Line(OK, "user", "rules, which need no key")
   totals: dict[str, float] = {}
   seconds = 0.0
@@ -223,17 +232,26 @@ def _users(config: config_lib.Config) -> Iterator[Line]:
     seconds += took
     for key, value in counts.items():
       totals[key] = totals.get(key, 0.0) + value
-  yield from _whole_run(config, totals, seconds)
+  try:
+    said, short = forecast.at_rate(config, totals, seconds)
+  except ValueError as error:
+    yield Line(WARN, "a whole run", f"cannot be foretold: {error}")
+    return
+  yield Line(WARN if short else OK, "a whole run", "; ".join((*said, *short)))
 
 
-def _keys(config: config_lib.Config) -> Iterator[Line]:
-  of = {"user": config.user.api_key_env}
-  if config.judge.model:
-    of["judge"] = config.judge.api_key_env or config.user.api_key_env
-  for role, variable in of.items():
-    has_one = bool(variable and os.environ.get(variable, "").strip())
-    said = f"{variable} is set" if has_one else "none, and none is needed there"
-    yield Line(OK, f"{role} key", said)  # a missing one has raised by now
+def _endpoints(
+  config: config_lib.Config, agent: config_lib.User | None
+) -> dict[str, config_lib.User]:
+  """Returns the settings of every endpoint that a run asks, by role."""
+  found: dict[str, config_lib.User] = {}
+  if config.user.kind == "endpoint":
+    found["user"] = config.user
+    if config.judge.model:
+      found["judge"] = users.judge_settings(config.user, config.judge)
+  if agent is not None:
+    found["agent"] = agent
+  return found
 
 
 def _live(
@@ -301,13 +319,13 @@ def _of_episode(
   parsed = 1.0
   if judge is not None and judge.num_replies:
     parsed = judge.num_verdicts / judge.num_replies
-    said.append(f"{_sum(counts, 'requests'):.0f} requests")
+    said.append(f"{forecast.total(counts, 'requests'):.0f} requests")
     said.append(
-      f"{_sum(counts, 'tokens_in'):.0f} tokens in, "
-      f"{_sum(counts, 'tokens_out'):.0f} out"
+      f"{forecast.total(counts, 'tokens_in'):.0f} tokens in, "
+      f"{forecast.total(counts, 'tokens_out'):.0f} out"
     )
-    if _has_prices(config):
-      said.append(f"${_sum(counts, 'usd'):.6f}")
+    if forecast.has_prices(config):
+      said.append(f"${forecast.total(counts, 'usd'):.6f}")
     said.append(f"{parsed:.0%} of {judge.num_replies} replies parsed")
   said.append(f"{leaks} leaks")
   if t.profile:
@@ -334,61 +352,6 @@ def _remedy(fault: types.Fault) -> str:
     types.Fault.USER_REFUSAL: "ask another model",
   }
   return f"; {asks[fault]}" if fault in asks else ""
-
-
-def _whole_run(
-  config: config_lib.Config, totals: Mapping[str, float], took: float
-) -> Iterator[Line]:
-  """Yields what a run asks at most, at the rate of the live episodes."""
-  if config.user.kind == "scripted":
-    yield Line(OK, "a whole run", "asks no model and costs nothing")
-    return
-  plan = _Plan(config, assembly.load_tasks(config, "train"))
-  try:
-    found: Any = plan  # a forecast reads of the parts of a run these two
-    calls = sum(forecast.calls(found, stages.plan(found)).values())
-  except ValueError as error:
-    yield Line(WARN, "a whole run", f"cannot be foretold: {error}")
-    return
-  num = _sum(totals, "requests")
-  if not num:
-    yield Line(WARN, "a whole run", f"{calls:,} calls at most, none measured")
-    return
-  each_in, each_out = (_sum(totals, f"tokens_{x}") / num for x in ("in", "out"))
-  hours = calls * took / num / config.user.max_concurrent / 3600
-  said = [
-    f"{calls:,} calls at most",
-    f"of {each_in:.0f} tokens in and {each_out:.0f} out each",
-    f"{hours:.2f} hours of answers, {config.user.max_concurrent} at once",
-  ]
-  usd = calls * _sum(totals, "usd") / num
-  if _has_prices(config):
-    said.append(f"${usd:,.2f}")
-  else:
-    said.append("no prices (user.usd_per_million_in and _out)")
-  caps = config.budget
-  short = [
-    f"budget.{name} {cap:g} may end it sooner"
-    for name, cap, need in (
-      ("max_calls", caps.max_calls, calls),
-      ("max_tokens", caps.max_tokens, calls * (each_in + each_out)),
-      ("max_usd", caps.max_usd, usd),
-    )
-    if 0 < cap < need
-  ]
-  status = WARN if short else OK
-  yield Line(status, "a whole run", "; ".join((*said, *short)))
-
-
-def _sum(counts: Mapping[str, float], name: str) -> float:
-  """Returns a count of all roles together."""
-  return sum(counts.get(f"{role}/{name}", 0.0) for role in ("user", "judge"))
-
-
-def _has_prices(config: config_lib.Config) -> bool:
-  prices = (config.user.usd_per_million_in, config.user.usd_per_million_out)
-  of_judge = config.judge.usd_per_million_in, config.judge.usd_per_million_out
-  return any((*prices, *of_judge))
 
 
 def _played(config: config_lib.Config) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ import pathlib
 import re
 from typing import Any
 
+import jax
+
 from userrl_jax import assembly
 from userrl_jax import checkpoint
 from userrl_jax import collecting
@@ -23,6 +25,7 @@ from userrl_jax import config as config_lib
 from userrl_jax import demonstrate
 from userrl_jax import flags
 from userrl_jax import forgetting
+from userrl_jax import hosts
 from userrl_jax import kept_episodes
 from userrl_jax import pins
 from userrl_jax import recorder
@@ -86,7 +89,7 @@ def evaluate(
       _check_pins(parts, earlier.get("pins"), params, tasks, stage)
       return earlier
     pinned = pins.of(parts, params, tasks)
-    path = recorder.episodes_path(parts.folder, stage)
+    path = recorder.episodes_path(parts.folder, stage, jax.process_index())
     kept = kept_episodes.KeptEpisodes(path, pinned, tasks)
   if len(kept):
     print(
@@ -98,9 +101,10 @@ def evaluate(
   finally:
     kept.close()
   trajectories = [t for group in groups for t in group.trajectories]
-  recorder.write_transcripts(
-    parts.folder / "transcripts" / f"evaluation_{stage}.jsonl", trajectories
-  )
+  if hosts.is_first():
+    recorder.write_transcripts(
+      parts.folder / "transcripts" / f"evaluation_{stage}.jsonl", trajectories
+    )
   summary = scorecard.evaluation_summary(
     trajectories,
     stage=stage,
@@ -111,7 +115,8 @@ def evaluate(
   )
   if settings.forgetting_tasks and params is not None:
     summary["forgetting"] = forgetting.check(parts, params)
-  recorder.write_json(recorder.evaluation_path(parts.folder, stage), summary)
+  if hosts.is_first():
+    recorder.write_json(recorder.evaluation_path(parts.folder, stage), summary)
   kept.remove()
   return summary
 
@@ -200,4 +205,4 @@ def _what(config: config_lib.Config) -> tuple[str, int | None]:
 
 
 if __name__ == "__main__":
-  flags.run(main)
+  flags.run(hosts.joined(main))

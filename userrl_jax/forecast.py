@@ -5,12 +5,16 @@ the first of them is made. Tasks x group x turns x calls a turn, where nobody
 ends early and nothing is asked again; so most runs stay well below.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import dataclasses
 import math
+from typing import Any
 
 from userrl_jax import assembly
+from userrl_jax import config as config_lib
 from userrl_jax import gyms
 from userrl_jax import stages
+from userrl_jax import types
 
 _CALLS_A_TURN = 1
 
@@ -78,3 +82,72 @@ def text(parts: assembly.Parts, plan: Sequence[stages.Stage]) -> str:
   }
   set_caps = [f"{value:g} {name}" for name, value in cap.items() if value]
   return line + (f"; budget: {', '.join(set_caps)}" if set_caps else "")
+
+
+def at_rate(
+  config: config_lib.Config, counts: Mapping[str, float], seconds: float
+) -> tuple[list[str], list[str]]:
+  """Returns what a run asks at most, at the rate of some episodes.
+
+  Args:
+    config: of the run.
+    counts: of the episodes, see `users.User.take_counts`.
+    seconds: that they took, one after the other.
+
+  Returns:
+    What to say of the run, and which caps of the budget may end it sooner.
+
+  Raises:
+    ValueError: when a stage of the run cannot be.
+  """
+  if config.user.kind == "scripted":
+    return ["asks no model and costs nothing"], []
+  plan: Any = _Plan(config, assembly.load_tasks(config, "train"))
+  num_calls = sum(calls(plan, stages.plan(plan)).values())
+  num = total(counts, "requests")
+  if not num:
+    return [f"{num_calls:,} calls at most"], ["none measured"]
+  each_in, each_out = (
+    total(counts, f"tokens_{x}") / num for x in ("in", "out")
+  )
+  hours = num_calls * seconds / num / config.user.max_concurrent / 3600
+  said = [
+    f"{num_calls:,} calls at most",
+    f"of {each_in:.0f} tokens in and {each_out:.0f} out each",
+    f"{hours:.2f} hours of answers, {config.user.max_concurrent} at once",
+  ]
+  usd = num_calls * total(counts, "usd") / num
+  if has_prices(config):
+    said.append(f"${usd:,.2f}")
+  else:
+    said.append("no prices (user.usd_per_million_in and _out)")
+  caps = config.budget
+  return said, [
+    f"budget.{name} {cap:g} may end it sooner"
+    for name, cap, need in (
+      ("max_calls", caps.max_calls, num_calls),
+      ("max_tokens", caps.max_tokens, num_calls * (each_in + each_out)),
+      ("max_usd", caps.max_usd, usd),
+    )
+    if 0 < cap < need
+  ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+  """Of the parts of a run what a forecast needs."""
+
+  config: config_lib.Config
+  tasks: Sequence[types.Task]
+
+
+def total(counts: Mapping[str, float], name: str) -> float:
+  """Returns a count of user and judge together."""
+  return sum(counts.get(f"{role}/{name}", 0.0) for role in ("user", "judge"))
+
+
+def has_prices(config: config_lib.Config) -> bool:
+  """Returns whether tokens of user or judge have a price."""
+  prices = (config.user.usd_per_million_in, config.user.usd_per_million_out)
+  of_judge = config.judge.usd_per_million_in, config.judge.usd_per_million_out
+  return any((*prices, *of_judge))

@@ -20,9 +20,11 @@ from userrl_jax import config as config_lib
 from userrl_jax import demonstrate
 from userrl_jax import dialogues
 from userrl_jax import gyms
+from userrl_jax import hosts
 from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax.learning import batching
+from userrl_jax.learning import learner
 from userrl_jax.learning import token_stats
 from userrl_jax.models import qwen3
 
@@ -52,7 +54,9 @@ def check(parts: assembly.Parts, params: qwen3.Params) -> dict[str, float]:
     )[: parts.config.evaluation.forgetting_tasks]
   ]
   path = parts.folder / "dialogues" / "fixed.npz"
-  fixed = dialogues.kept(path, lambda: _play(parts, tasks), tasks)
+  fixed = hosts.first_before_others(
+    lambda: dialogues.kept(path, lambda: _play(parts, tasks), tasks)
+  )
   turns, num_turns = perplexity(parts, params, fixed, all_ids=False)
   every, _ = perplexity(parts, params, fixed, all_ids=True)
   return {
@@ -83,6 +87,7 @@ def perplexity(
   measure = _program(
     parts.model, packing.logprob_chunk, packing.rows_per_micro_batch, parts.mesh
   )
+  [batch] = learner.placed([batch], packing, parts.mesh)
   surprise, num_tokens = jax.device_get(
     measure(params, batch.rows, batch.num_micro_batches)
   )

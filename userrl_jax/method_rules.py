@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import math
 
 from userrl_jax import config
+from userrl_jax import gyms
 
 Rule = tuple[str, str, bool]  # field, what it must be, whether it is
 
@@ -36,6 +37,12 @@ def rules(
     "grpo.credit.gym_scales",
     "gyms of gyms.names with a factor above 0, such as travel=0.5",
     _are_gym_scales(credit.gym_scales, gym_names),
+  )
+  yield (
+    "grpo.credit.credit",
+    "other than information unless a gym of gyms.names counts what turns told",
+    credit.credit != "information"
+    or any(gyms.has(name, "information") for name in gym_names),
   )
   yield (
     "grpo.num_mini_batches",

@@ -150,6 +150,8 @@ def trajectory_record(
   }
   if t.profile:
     record["profile"] = t.profile
+  if t.host:
+    record["host"] = t.host
   if tokenizer is not None:
     record["stream"] = tokenizer.decode(t.token_ids_T.tolist())
   return record

@@ -36,10 +36,10 @@ def split_cpu(num_devices: int) -> None:
   try:
     jax.config.update("jax_num_cpu_devices", num_devices)
   except RuntimeError as error:
-    if jax.device_count("cpu") != num_devices:
+    if jax.local_device_count("cpu") != num_devices:
       raise ValueError(
         f"mesh.cpu_devices={num_devices} must be set before JAX starts, which "
-        f"has taken the CPU for {jax.device_count('cpu')}; build it in a "
+        f"has taken the CPU for {jax.local_device_count('cpu')}; build it in a "
         "process of its own"
       ) from error
 

@@ -14,8 +14,9 @@ A stage that began earlier is restored by `begin`; what an interrupted run
 wrote after its last checkpoint is dropped, so files come out the same.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import datetime
 import json
 import pathlib
@@ -33,15 +34,17 @@ from userrl_jax import diagnostics
 from userrl_jax import dialogues
 from userrl_jax import environment as environment_lib
 from userrl_jax import flags
+from userrl_jax import hosts
 from userrl_jax import metrics
 from userrl_jax import saving
 from userrl_jax import stages
 from userrl_jax import types
+from userrl_jax.inference import counters as counters_lib
 from userrl_jax.learning import batching
 from userrl_jax.learning import learner
 
 # Fields in which a resumed run may differ from what its folder holds.
-_FREE_FIELDS = (
+FREE_FIELDS = (
   "out_dir",
   "checkpoint.",
   "budget.",
@@ -49,6 +52,8 @@ _FREE_FIELDS = (
   "user.max_outage_s",
   "user.requests_per_minute",
   "user.tokens_per_minute",
+  "hosts.",
+  "mesh.",
 )
 _TRANSCRIPTS_EVERY = 5  # steps between transcripts of training episodes
 
@@ -63,7 +68,7 @@ class Recorder:
       ValueError: when the folder holds a run of another config.
     """
     self._parts = parts
-    self._console = console.Console()
+    self._console = console.Console(is_quiet=not hosts.is_first())
     self._start = self._step_start = time.monotonic()
     self._earlier_s = 0.0  # time of the processes that this one goes on for
     self._evaluations: list[Mapping[str, Any]] = []
@@ -73,9 +78,10 @@ class Recorder:
     parts.folder.mkdir(parents=True, exist_ok=True)
     goes_on = assembly.has_begun(parts.folder)
     self._keep_config(goes_on)
-    self._keep_environment(command, goes_on)
-    if not goes_on:  # they may be of another config, or tokenizer
-      shutil.rmtree(parts.folder / "dialogues", ignore_errors=True)
+    if hosts.is_first():
+      self._keep_environment(command, goes_on)
+      if not goes_on:  # they may be of another config, or tokenizer
+        shutil.rmtree(parts.folder / "dialogues", ignore_errors=True)
     model = parts.config.model
     self._console.print(
       f"run {parts.folder}: {model.folder or model.preset} on "
@@ -121,12 +127,14 @@ class Recorder:
       SystemExit: with a message and code 2, when the stage cannot go on from
         what its folder holds.
     """
+    hosts.enter("checkpoint")
     self._stage, self._update = stage, update
     folder = self._parts.folder / "checkpoints" / stage.name
     store = self._saver.open(folder, stage.num_steps)
-    store.describe(
-      self._parts.tokenizer, config_fields.to_dict(self._parts.config)
-    )
+    if hosts.is_first():
+      store.describe(
+        self._parts.tokenizer, config_fields.to_dict(self._parts.config)
+      )
     self._next_step, place = 0, None
     if store.latest_step() is not None:
       state, extras = store.restore(state)
@@ -143,16 +151,17 @@ class Recorder:
     self._tell_faults_of_dialogues(stage)
     if place is not None:
       self._stream.set_state(place)
-    self._open_writers()
+    if hosts.is_first():
+      self._open_writers()
     self._watch = diagnostics.Watch(
-      self._lines_of_stage("metrics.jsonl"),
-      [line["name"] for line in self._lines_of_stage("diagnostics.jsonl")],
+      self.lines_of_stage("metrics.jsonl"),
+      [line["name"] for line in self.lines_of_stage("diagnostics.jsonl")],
     )
     self._step_start = time.monotonic()
     self._saver.begin(self._stream)
     return state, self._stream
 
-  def remaining(self) -> Iterable[int]:
+  def remaining(self) -> range:
     """Returns the steps of the stage that are still to do."""
     return range(self._next_step, self._stage.num_steps)
 
@@ -175,9 +184,11 @@ class Recorder:
     }
     if groups:
       engine = self._parts.engine
-      counters = engine.take_counters()
+      counters, counts = _of_all_hosts(
+        engine.take_counters(), self._parts.user.take_counts()
+      )
       numbers |= metrics.summarize_groups(groups)
-      numbers |= self._parts.user.take_counts()
+      numbers |= counts
       numbers |= {
         "train/flat_groups_dropped": packed.num_flat_groups,
         "rollout/tokens_sampled": counters.tokens_sampled,
@@ -192,20 +203,33 @@ class Recorder:
         "rollout/rows_given_up": counters.rows_given_up,
         "rollout/programs": engine.num_programs(),
       }
-    assert self._writers is not None
     name, num_steps = self._stage.name, self._stage.num_steps
     time_s = self._earlier_s + now - self._start
     holding, findings = self._watch.step(numbers)
-    self._writers.write(name, step, numbers | holding, time_s)
-    self._writers.write_findings(name, step, findings)
-    if groups and step % _TRANSCRIPTS_EVERY == 0:
-      self._writers.write_transcripts(
-        name, step, [t for g in groups for t in g.trajectories]
-      )
+    if self._writers is not None:
+      self._writers.write(name, step, numbers | holding, time_s)
+      self._writers.write_findings(name, step, findings)
+      if groups and step % _TRANSCRIPTS_EVERY == 0:
+        self._writers.write_transcripts(
+          name, step, [t for g in groups for t in g.trajectories]
+        )
     if groups or (step + 1) % 20 == 0 or step + 1 == num_steps:
       self._console.show(name, step, num_steps, numbers)
     self._tell(findings)
     self._step_start = time.monotonic()
+
+  def note(self, step: int, numbers: Mapping[str, float]) -> None:
+    """Writes numbers of what was looked at after a step, not of the step."""
+    self._parts.engine.take_counters()
+    self._parts.user.take_counts()
+    assert self._writers is not None
+    now = time.monotonic()
+    time_s = self._earlier_s + now - self._start
+    name, findings = self._stage.name, self._watch.look(numbers)
+    self._writers.write(name, step, numbers, time_s)
+    self._writers.write_findings(name, step, findings)
+    self._tell(findings)
+    self._step_start = now
 
   def save_when_due(self, num_done: int, state: learner.State) -> None:
     """Saves a checkpoint on schedule and at the end of the stage.
@@ -214,6 +238,7 @@ class Recorder:
       SystemExit: when the run is told to end, with what is done kept; or, with
         a message, when a checkpoint cannot be written.
     """
+    hosts.enter("checkpoint")
     self._saver.save_when_due(num_done, state)
 
   def saving_what_is_done(
@@ -252,7 +277,7 @@ class Recorder:
     for finding in findings:
       self._console.print(f"diagnosis: {finding.name}: {finding.message}")
 
-  def _lines_of_stage(self, name: str) -> list[dict[str, Any]]:
+  def lines_of_stage(self, name: str) -> list[dict[str, Any]]:
     """Returns what an earlier process wrote of the stage."""
     path = self._parts.folder / name
     lines = path.read_text().splitlines() if path.exists() else []
@@ -325,7 +350,7 @@ class Recorder:
       changed = {
         field: values
         for field, values in config_fields.differences(config, earlier).items()
-        if not field.startswith(_FREE_FIELDS)
+        if not field.startswith(FREE_FIELDS)
       }
       if changed:
         what = "; ".join(
@@ -335,7 +360,23 @@ class Recorder:
           f"{self._parts.folder} holds a run of another config ({what}); give "
           "another --config.out_dir, or delete that folder"
         )
-    write_json(path, config_fields.to_dict(config))
+    if hosts.is_first():
+      write_json(path, config_fields.to_dict(config))
+
+
+def _of_all_hosts(
+  counters: counters_lib.Counters, counts: Mapping[str, float]
+) -> tuple[counters_lib.Counters, dict[str, float]]:
+  """Adds up what each host counted of its own."""
+  of_hosts = hosts.gather([dataclasses.asdict(counters), dict(counts)])
+  added = [
+    {
+      name: sum(values.get(name, 0) for values in of_one)
+      for name in dict.fromkeys(name for values in of_one for name in values)
+    }
+    for of_one in zip(*of_hosts, strict=True)
+  ]
+  return counters_lib.Counters(**added[0]), added[1]
 
 
 def evaluation_path(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -343,9 +384,12 @@ def evaluation_path(folder: pathlib.Path, name: str) -> pathlib.Path:
   return folder / "evaluations" / f"{name}.json"
 
 
-def episodes_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+def episodes_path(
+  folder: pathlib.Path, name: str, host: int = 0
+) -> pathlib.Path:
   """Returns the file of an evaluation's episodes, until it is complete."""
-  return folder / "evaluations" / f"{name}.episodes.jsonl"
+  of_host = f".host{host}" if host else ""
+  return folder / "evaluations" / f"{name}.episodes{of_host}.jsonl"
 
 
 def read_evaluation(folder: pathlib.Path, name: str) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ import jinja2
 from userrl_jax import charts
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
+from userrl_jax import report_tables
 from userrl_jax import run_folder
 from userrl_jax import scorecard
 from userrl_jax import statistics
@@ -90,6 +91,7 @@ def write(run_dir: str | pathlib.Path) -> pathlib.Path:
     lstrip_blocks=True,
   )
   environment.filters |= {"shorten": _shorten, "csp_hash": _csp_hash}
+  trained, no_credit = report_tables.credited(run, MAX_TRAINING)
   colours = {stage: n for n, stage in enumerate(run.stages)}
   page = environment.get_template(_TEMPLATE).render(
     run=run,
@@ -106,6 +108,15 @@ def write(run_dir: str | pathlib.Path) -> pathlib.Path:
     faults=_faults(run),
     config_changes=_config_changes(run),
     dialogues=_dialogues(run),
+    measures=report_tables.measures(run),
+    profiles=report_tables.profiles(run),
+    forgetting=report_tables.forgetting(run),
+    information=report_tables.information(run),
+    costs=report_tables.costs(run),
+    commands=report_tables.commands(run),
+    chosen=report_tables.chosen(run),
+    trained=trained,
+    no_credit=no_credit,
   )
   path = run.folder / "report.html"
   temporary = path.with_suffix(".tmp")

@@ -4,7 +4,8 @@
 --credit=em --score=sum` prints, gym by gym, what the setting of the run and
 the given one make of the same episodes; `--json FILE` writes the score and the
 advantage of every turn. Transcripts hold what that needs: rewards and sampled
-tokens of each turn, and which episodes are valid.
+tokens of each turn, and which episodes are valid. Where they hold what each
+turn told, in bits, its rank correlation with the credit of turns is shown, too.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from userrl_jax import config
 from userrl_jax.learning import baselines
 from userrl_jax.learning import credit
 from userrl_jax.learning import rewards
+from userrl_jax.learning import shaping
+from userrl_jax.learning import turn_facts
 
 # What a record must have, beside its turns.
 _FIELDS = ("gym", "task", "member", "iteration", "valid", "max_score")
@@ -41,6 +44,9 @@ class Episode:
   score: float  # by `settings.score`; not the share of what a task can give
   advantages: list[float]  # that each turn's tokens carry
   num_tokens: list[int]  # sampled, of each turn
+  credits: list[float] = dataclasses.field(default_factory=list)  # of each turn
+  # What each turn told; empty where the gym counts it for none.
+  bits: list[float] = dataclasses.field(default_factory=list)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,7 +139,8 @@ def rescore(
     An episode for each record, in the same order.
 
   Raises:
-    ValueError: when a setting is unknown, or two records are of one member.
+    ValueError: when a setting is unknown, two records are of one member, or
+      a credit needs bits and no record has any.
   """
   credit.check(settings)
   groups: dict[tuple[Any, ...], dict[int, int]] = {}
@@ -152,6 +159,7 @@ def rescore(
   turn_mask_PGK = np.zeros((P, G, K), bool)
   num_tokens_PGK = np.zeros((P, G, K), np.int64)
   valid_PG = np.zeros((P, G), bool)
+  facts_PGKF = np.zeros((P, G, K, len(turn_facts.NAMES)))
   factors = rewards.gym_factors(settings.gym_scales)
   where: dict[int, tuple[int, int]] = {}
   for p, members in enumerate(groups.values()):
@@ -167,10 +175,31 @@ def rescore(
       turn_mask_PGK[p, g, : len(turns)] = True
       num_tokens_PGK[p, g, : len(turns)] = [t["num_tokens"] for t in turns]
       valid_PG[p, g] = records[place]["valid"]
+      facts_PGKF[p, g, : len(turns)] = turn_facts.of_turns(
+        map(turn_facts.from_record, turns)
+      )
+  bits = [_bits(record) for record in records]
+  if settings.credit == "information" and not any(bits):
+    raise ValueError(
+      "transcripts must hold what turns told (privileged: information_bits) "
+      "with credit=information, got none; play anew with a gym that counts it"
+    )
   scores_PG = credit.score(rewards_PGK, turn_mask_PGK, num_tokens_PGK, settings)
   flat_P = baselines.flat_groups(scores_PG, valid_PG)
   advantages_PGK = credit.group_advantages(
-    rewards_PGK, turn_mask_PGK, num_tokens_PGK, valid_PG, settings
+    rewards_PGK,
+    turn_mask_PGK,
+    num_tokens_PGK,
+    valid_PG,
+    settings,
+    facts_PGKF=facts_PGKF,
+  )
+  credits_PGK = credit.CREDITS[settings.credit](
+    rewards_PGK,
+    turn_mask_PGK,
+    settings,
+    np,
+    shaping.Turns(facts_PGKF, scores_PG, valid_PG),
   )
   return [
     Episode(
@@ -183,6 +212,8 @@ def rescore(
       score=float(scores_PG[where[place]]),
       advantages=advantages_PGK[where[place]][: len(record["turns"])].tolist(),
       num_tokens=[turn["num_tokens"] for turn in record["turns"]],
+      credits=credits_PGK[where[place]][: len(record["turns"])].tolist(),
+      bits=bits[place],
     )
     for place, record in enumerate(records)
   ]
@@ -201,13 +232,19 @@ def table(before: Sequence[Episode], after: Sequence[Episode]) -> str:
   """Returns in Markdown what two settings make of the same episodes.
 
   For each gym and setting: the mean score of valid episodes, the share of
-  flat groups' episodes, and the mean size of a token's advantage; and the
-  correlation of the two settings' advantages over tokens.
+  flat groups' episodes, and the mean size of a token's advantage; the
+  correlation of the two settings' advantages over tokens; and, where it is
+  known what turns told, Spearman's rank correlation of each setting's credit
+  with it, over turns that did not end their episode.
   """
   head = ["gym", "episodes"]
   for name in ("score", "flat", "advantage size"):
     head += [f"{name} in the run", f"{name} now"]
-  rows = [[*head, "correlation"], ["---"] * (len(head) + 1)]
+  head.append("correlation")
+  told = any(episode.bits for episode in before)
+  if told:
+    head += ["rank with bits in the run", "rank with bits now"]
+  rows = [head, ["---"] * len(head)]
   for gym in sorted({episode.gym for episode in before}):
     pairs = [
       (a, b)
@@ -225,8 +262,46 @@ def table(before: Sequence[Episode], after: Sequence[Episode]) -> str:
     tokens = [_by_token(side) for side in sides]
     varies = all(values.size and values.std() > 0 for values in tokens)
     row.append(f"{np.corrcoef(*tokens)[0, 1]:.3f}" if varies else "-")
+    if told:
+      ranks = [rank_with_bits(side) for side in sides]
+      row += ["-" if rank is None else f"{rank:.3f}" for rank in ranks]
     rows.append(row)
   return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def rank_with_bits(episodes: Sequence[Episode]) -> float | None:
+  """Computes Spearman's correlation of turns' credits and bits.
+
+  Last turns are left out: most rewards come there, and so does what is left
+  to be told. None where nothing is known, or one of them never varies.
+  """
+  pairs = [
+    pair
+    for episode in episodes
+    if episode.bits
+    for pair in list(zip(episode.credits, episode.bits, strict=True))[:-1]
+  ]
+  if not pairs:
+    return None
+  ranks = [_ranks(np.array(side).round(9)) for side in zip(*pairs)]
+  if any(np.ptp(side) == 0 for side in ranks):
+    return None
+  return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+  """Returns each value's rank; equal ones share their mean rank."""
+  _, inverse, counts = np.unique(
+    values, return_inverse=True, return_counts=True
+  )
+  last = np.cumsum(counts)
+  return (last - (counts - 1) / 2)[inverse]
+
+
+def _bits(record: Record) -> list[float]:
+  facts = map(turn_facts.from_record, record["turns"])
+  bits = [turn.bits for turn in facts]
+  return [] if None in bits else [float(b) for b in bits if b is not None]
 
 
 def _by_token(episodes: Sequence[Episode]) -> np.ndarray:

@@ -37,7 +37,8 @@ class Run:
   metrics: list[dict[str, Any]]
   evaluations: dict[str, scorecard.Evaluation]  # by stage, in order
   played: dict[str, list[dict[str, Any]]]  # evaluation transcripts by stage
-  trained: dict[str, list[dict[str, Any]]]  # the last training transcripts
+  # All training transcripts of the last step that has some.
+  trained: dict[str, list[dict[str, Any]]]
   stages: list[str]
   notes: list[str]  # what is not there or cannot be read
   # What went wrong in training: stage, step, name and message.
@@ -49,7 +50,8 @@ def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
 
   Args:
     run_dir: the `out_dir` of a run, finished or not.
-    max_training: how many training transcripts of each stage, the last ones.
+    max_training: how many training transcripts of each stage, the last ones,
+      where they do not say their step.
 
   Raises:
     ValueError: when there is no such folder.
@@ -75,7 +77,7 @@ def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
       played[stage] = _read_dialogues(path, notes)
     path = folder / "transcripts" / f"{stage}.jsonl"
     if path.exists():
-      trained[stage] = _read_dialogues(path, notes)[-max_training:]
+      trained[stage] = _last(_read_dialogues(path, notes), max_training)
   for stage in stages:
     if stage not in evaluations:
       notes.append(f"evaluations/{stage}.json is not there")
@@ -147,6 +149,14 @@ def _read_lines(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:
   if broken:
     notes.append(f"{path.name}: lines {broken[:5]} are no JSON records")
   return records
+
+
+def _last(
+  records: Sequence[dict[str, Any]], count: int
+) -> list[dict[str, Any]]:
+  if not records or "step" not in records[-1]:
+    return list(records[-count:])
+  return [r for r in records if r.get("step") == records[-1]["step"]]
 
 
 def _read_findings(

@@ -68,6 +68,8 @@ def make_mesh(
     ValueError: when the sizes do not multiply to the number of devices.
   """
   devices = list(jax.devices() if devices is None else devices)
+  # Hosts one after the other, so that `tensor` stays within one.
+  devices.sort(key=lambda device: device.process_index)
   sizes = [settings.data, settings.fsdp, settings.tensor]
   known = math.prod(size for size in sizes if size != -1)
   if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
@@ -82,6 +84,65 @@ def make_mesh(
     np.array(devices).reshape(sizes),
     AXES,
     axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
+  )
+
+
+def of_host(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+  """Returns the part of a mesh that is this host's; alone, all of it.
+
+  Raises:
+    ValueError: when it is no block of the mesh with the whole of `tensor`.
+  """
+  is_own = np.vectorize(lambda device: device.process_index)(mesh.devices)
+  places = np.nonzero(is_own == jax.process_index())
+  block = mesh.devices[np.ix_(*map(np.unique, places))]
+  if block.size != len(places[0]) or block.shape[2] != mesh.shape["tensor"]:
+    raise ValueError(
+      "the devices of a host must be a block of the mesh with all of "
+      f"mesh.tensor, got {len(places[0])} devices of a mesh of "
+      f"{' x '.join(map(str, mesh.devices.shape))}; choose mesh.tensor, and "
+      "mesh.data or mesh.fsdp, so that they divide the devices of a host"
+    )
+  return jax.sharding.Mesh(block, AXES, axis_types=mesh.axis_types)
+
+
+def to_host(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Gathers params, in their sampling layout, on this host's own devices.
+
+  All hosts call it together; afterwards none needs another to sample.
+
+  Args:
+    tree: layers unstacked, wherever it lives.
+    mesh: of this host alone.
+
+  Returns:
+    The same on the mesh's devices.
+  """
+  where = sampling_shardings(tree, mesh)
+  if all(x.is_fully_addressable for x in jax.tree.leaves(tree)):
+    return jax.device_put(tree, where)
+  of_all = jax.tree.leaves(tree)[0].sharding.mesh
+  whole = jax.device_put(tree, sampling_shardings(tree, of_all))
+  return jax.tree.map(
+    lambda x, own: jax.make_array_from_single_device_arrays(
+      x.shape, own, [shard.data for shard in x.addressable_shards]
+    ),
+    whole,
+    where,
+  )
+
+
+def place(tree: Any, shardings: Any) -> Any:
+  """Puts arrays that every host has whole where their shardings say.
+
+  Every device takes its own part, and nothing goes from host to host.
+  """
+  return jax.tree.map(
+    lambda x, where: jax.make_array_from_callback(
+      np.shape(x), where, lambda index: np.asarray(x)[index]
+    ),
+    tree,
+    shardings,
   )
 
 

@@ -5,7 +5,7 @@ state and the update that it begins with and the stream that it learns from.
 `train` is the loop over them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import math
@@ -22,6 +22,7 @@ from userrl_jax import demonstrate
 from userrl_jax import dialogues
 from userrl_jax import exchange
 from userrl_jax import flags
+from userrl_jax import hosts
 from userrl_jax import imported
 from userrl_jax import types
 from userrl_jax.learning import batching
@@ -205,7 +206,69 @@ def stream(parts: assembly.Parts, stage: Stage) -> data.Stream[Any]:
 
   path = dialogues_path(parts, stage)
   tasks = None if is_imported else parts.tasks
-  return of_dialogues(dialogues.kept(path, make, tasks))
+  hosts.enter("making of dialogues")
+  kept = hosts.first_before_others(lambda: dialogues.kept(path, make, tasks))
+  held_back = _held_back(parts, kept) if is_imported else set()
+  return of_dialogues([t for t in kept if _key(t) not in held_back])
+
+
+def held_out(parts: assembly.Parts, stage: Stage) -> Sequence[types.Trajectory]:
+  """Returns demonstrations of tasks that are held back, to look at their loss.
+
+  An oracle's are made like those that are learned, and kept like them; of
+  imported ones they are those of `selection.num_tasks` tasks a gym.
+
+  Raises:
+    SystemExit: with a message and code 2, when there are none.
+  """
+  with flags.user_errors():
+    if _is_imported(parts, stage):
+      path = dialogues_path(parts, stage)
+      kept = dialogues.kept(path, lambda: _imported(parts), None)
+      held_back = _held_back(parts, kept)
+      found = [t for t in kept if _key(t) in held_back]
+    else:
+      config = dataclasses.replace(
+        parts.config,
+        cold_start=dataclasses.replace(parts.config.cold_start, num_tasks=0),
+      )
+      found = dialogues.kept(
+        parts.folder / "dialogues" / "held_out.npz",
+        lambda: demonstrate.ranked(
+          config, parts.dev_tasks, parts.chat, parts.episodes, parts.user
+        ),
+        parts.dev_tasks,
+      )
+    if not found:
+      raise ValueError(
+        "selection.num_tasks must hold back a task that is demonstrated, got "
+        f"{parts.config.selection.num_tasks}; raise it, or cold_start.num_tries"
+      )
+  return found
+
+
+@flags.user_errors()
+def counted(parts: assembly.Parts, stage: Stage) -> Stage:
+  """Returns a stage with the steps of `cold_start.num_epochs`, if that is set.
+
+  Demonstrations are made for it, or imported: their number is not known before.
+  What does not fill a last step is left out of an epoch.
+
+  Raises:
+    SystemExit: with a message and code 2, when the warm-up does not fit.
+  """
+  num_epochs = parts.config.cold_start.num_epochs
+  if stage.name != "cold_start" or not num_epochs:
+    return stage
+  num_steps = num_epochs * stream(parts, stage).steps_per_epoch
+  warmup_steps = stage.optimizer.warmup_steps
+  if stage.optimizer.schedule == "cosine" and warmup_steps >= num_steps:
+    raise ValueError(
+      "cold_start.optimizer.warmup_steps must be below the steps of "
+      f"cold_start.num_epochs ({num_steps}), got {warmup_steps}; lower it, or "
+      "provide more demonstrations"
+    )
+  return dataclasses.replace(stage, num_steps=num_steps)
 
 
 def dialogues_path(parts: assembly.Parts, stage: Stage) -> pathlib.Path:
@@ -228,6 +291,8 @@ def capacity(parts: assembly.Parts, stage: Stage) -> int:
 
 def _first_params(parts: assembly.Parts, stage: Stage) -> qwen3.Params:
   folder = parts.folder / "checkpoints" / stage.start if stage.start else ""
+  if stage.start in parts.config.selection.use:
+    folder = folder / "best"
   return assembly.first_params(parts, folder)
 
 
@@ -242,6 +307,21 @@ def _settings(parts: assembly.Parts, stage: Stage) -> learner.Settings:
   c = parts.config
   grpo = dataclasses.replace(c.grpo, num_iterations=stage.num_steps)
   return learner.Settings(grpo, c.packing, c.rollout.temperature)
+
+
+def _held_back(
+  parts: assembly.Parts, dialogues: Sequence[types.Trajectory]
+) -> set[tuple[str, str]]:
+  """Returns the names of imported dialogues' tasks that are not learned."""
+  num_tasks, names = parts.config.selection.num_tasks, map(_key, dialogues)
+  if not num_tasks:
+    return set()
+  held_back = data.held_back(names, num_tasks, parts.config.seed)
+  return held_back | {(task.gym, task.id) for task in parts.dev_tasks}
+
+
+def _key(trajectory: types.Trajectory) -> tuple[str, str]:
+  return trajectory.task.gym, trajectory.task.id
 
 
 def _is_imported(parts: assembly.Parts, stage: Stage) -> bool:

@@ -23,11 +23,14 @@ from userrl_jax import config as config_lib
 from userrl_jax import evaluate
 from userrl_jax import flags
 from userrl_jax import forecast
+from userrl_jax import hosts
 from userrl_jax import recorder
 from userrl_jax import report
+from userrl_jax import selection
 from userrl_jax import stages
 from userrl_jax.learning import batching
 from userrl_jax.learning import iterations
+from userrl_jax.learning import learner
 from userrl_jax.models import lora
 from userrl_jax.models import qwen3
 
@@ -42,10 +45,12 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
   with run:
     run.tell(forecast.text(parts, plan))
     for stage in plan:
+      stage = stages.counted(parts, stage)
       learn = imitate if stage.dialogues else reinforce
       params = learn(parts, run, stage)
       scores = evaluate.evaluate(parts, params, held_out, stage.name)
       run.show_evaluation(scores)
+  if hosts.is_first():
     run.finish(report.write(parts.folder))
 
 
@@ -58,6 +63,7 @@ def reinforce(
   beside = stages.beside(parts, stage)
   make_stream = lambda: stages.stream(parts, stage)
   state, tasks = run.begin(stage, state, make_stream, update)
+  best = selection.Selector(parts, run, stage)
   with collecting.ahead(parts, tasks, stage.num_steps) as collect:
     for iteration in run.remaining():
       with run.saving_what_is_done(iteration, state):
@@ -72,10 +78,13 @@ def reinforce(
         capacity=stages.capacity(parts, stage),
         seed=(config.seed, iteration),
       )
+      hosts.enter("update")
+      batches = learner.placed(batches, config.packing, parts.mesh)
       state, metrics = iterations.run(update, state, batches, **beside)
       run.record(iteration, metrics, packed, groups)
+      best.look(iteration + 1, state, beside["frozen"])
       run.save_when_due(iteration + 1, state)
-  return stages.finished(parts, stage, state, beside["frozen"])
+  return best.chosen(stages.finished(parts, stage, state, beside["frozen"]))
 
 
 def imitate(
@@ -87,6 +96,7 @@ def imitate(
   beside = () if frozen is None else (frozen,)
   make_stream = lambda: stages.stream(parts, stage)
   state, dialogues = run.begin(stage, state, make_stream, update)
+  best = selection.Selector(parts, run, stage)
   for step in run.remaining():
     batch, packed = batching.pack_demonstrations(
       next(dialogues),
@@ -94,11 +104,14 @@ def imitate(
       capacity=stages.capacity(parts, stage),
       all_ids=stage.name == "base",
     )
+    hosts.enter("update")
+    [batch] = learner.placed([batch], parts.config.packing, parts.mesh)
     state, metrics = update(state, batch, *beside)
     run.record(step, metrics, packed)
+    best.look(step + 1, state, frozen)
     run.save_when_due(step + 1, state)
-  return stages.finished(parts, stage, state, frozen)
+  return best.chosen(stages.finished(parts, stage, state, frozen))
 
 
 if __name__ == "__main__":
-  flags.run(main)
+  flags.run(hosts.joined(main))

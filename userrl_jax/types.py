@@ -175,6 +175,7 @@ class Trajectory:
   prompt: str = ""  # system text and first message, for reading only
   max_score: float = 1.0  # the most that the task's rewards can add up to
   profile: str = ""  # of the user, see `users.profiles`; "" is none
+  host: int = 0  # that played it, where several do
 
   @property
   def is_valid(self) -> bool:

@@ -24,7 +24,7 @@ def table():
 
 
 class Process:
-  """The server as a process of its own, which can be killed."""
+  """The server as a process of its own, which can die."""
 
   def __init__(self, root, delay_s=0.02):
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -32,16 +32,22 @@ class Process:
     self._root, self._delay_s = root, delay_s
     self.base_url = f"http://127.0.0.1:{self._port}/v1"
 
-  def start(self):
+  def start(self, dies_after=0):
     self._process = subprocess.Popen(
       [
         *(sys.executable, "-m", "tests.clients.server"),
         *("--port", str(self._port), "--delay_s", str(self._delay_s)),
+        *("--dies_after", str(dies_after)),
       ],
       cwd=self._root,
       stdout=subprocess.PIPE,
     )
     assert b"serving" in self._process.stdout.readline()
+
+  def wait(self):
+    """Waits until it has died."""
+    assert self._process.wait(60.0) == -signal.SIGKILL
+    self._process.stdout.close()
 
   def kill(self):
     self._process.send_signal(signal.SIGKILL)
@@ -56,16 +62,15 @@ def limits(**changes):
 
 
 def play_while(table, process, who, away_s, **changes):
-  """Plays many episodes; kills the server amid them, and starts it again."""
+  """Plays many episodes; the server dies amid them, and starts again."""
 
-  def kill_and_start():
-    time.sleep(0.4)
-    process.kill()
+  def start_again():
+    process.wait()
     time.sleep(away_s)
     process.start()
 
-  process.start()
-  thread = threading.Thread(target=kill_and_start)
+  process.start(dies_after=300)  # of some 600
+  thread = threading.Thread(target=start_again)
   thread.start()
   try:
     return table.play(who, 8, limits=limits(**changes), tasks=table.tasks * 4)

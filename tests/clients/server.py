@@ -12,7 +12,9 @@ import dataclasses
 import hashlib
 from http import server
 import json
+import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -66,6 +68,7 @@ class Server:
     retry_after: str = "0.1",
     takes_schemas: bool = True,
     port: int = 0,
+    dies_after: int = 0,
   ):
     """Binds the port.
 
@@ -86,6 +89,7 @@ class Server:
       retry_after: header of a `busy` reply.
       takes_schemas: whether a request may have a response_format.
       port: 0 picks a free one.
+      dies_after: that many requests the process is killed; 0 for never.
     """
     assert set(faults) <= set(FAULTS)
     assert all(f in ("", *FAULTS, *RARE) or f.isdigit() for f in script)
@@ -104,6 +108,7 @@ class Server:
     self._slow_s = slow_s
     self._retry_after = retry_after
     self._takes_schemas = takes_schemas
+    self._dies_after = dies_after
     self._seen: collections.Counter[str] = collections.Counter()
     self._lock = threading.Lock()
     self.stop = threading.Event()
@@ -140,6 +145,8 @@ class Server:
     with self._lock:
       fault = self._fault(body)
       self.log.append(Request(path, key, body, fault))
+      if len(self.log) == self._dies_after:
+        os.kill(os.getpid(), signal.SIGKILL)
       self.num_under_way += 1
       self.max_under_way = max(self.max_under_way, self.num_under_way)
     try:
@@ -300,6 +307,7 @@ def main() -> None:
   parser.add_argument("--faults", nargs="*", choices=FAULTS, default=FAULTS)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--delay_s", type=float, default=0.0)
+  parser.add_argument("--dies_after", type=int, default=0)
   flags = parser.parse_args()
   with Server(telepathy_answer, **vars(flags)) as running:
     print(f"serving on {running.base_url}; stop with Ctrl-C", flush=True)

@@ -16,7 +16,9 @@ import pytest
 from userrl_jax import config
 from userrl_jax.learning import baselines
 from userrl_jax.learning import credit
+from userrl_jax.learning import shaping
 from userrl_jax.learning import spreads
+from userrl_jax.learning import turn_facts
 
 SCORE_NAMES = {"Sum": "mean", "SumPaper": "sum", "R2G": "r2g"}
 CREDIT_NAMES = {
@@ -38,12 +40,27 @@ def _main_group():
   return np.array(REWARDS), mask, 3 * mask, np.ones((1, 4), bool)
 
 
-def _advantages(arrays, settings, on_device):
+def _main_facts():
+  """Returns what the docstrings of `shaping` know of the main group."""
+  facts = np.zeros((1, 4, 4, len(turn_facts.NAMES)))
+  facts[0, 0, 1, turn_facts.NAMES.index("is_repeated")] = 1
+  facts[0, 3, :2, turn_facts.NAMES.index("bits")] = 2, 1
+  return facts
+
+
+def _random_facts(rng, mask):
+  facts = rng.choice([0, 0.5, 1.0, 3.0], (*mask.shape, len(turn_facts.NAMES)))
+  facts[..., -2] = 0  # a fact that nothing has
+  return facts * mask[..., None]
+
+
+def _advantages(arrays, settings, on_device, facts=None):
   if not on_device:
-    return credit.group_advantages(*arrays, settings)
-  return np.asarray(
-    jax.jit(lambda *a: credit.group_advantages(*a, settings, jnp))(*arrays)
+    return credit.group_advantages(*arrays, settings, facts_PGKF=facts)
+  compute = jax.jit(
+    lambda facts, *a: credit.group_advantages(*a, settings, jnp, facts)
   )
+  return np.asarray(compute(facts, *arrays))
 
 
 def _golden_cases():
@@ -145,7 +162,13 @@ def test_docstrings_have_source_and_true_numbers(name):
   scores = credit.score(rewards, mask, tokens, settings)
   got = {
     "score": lambda: scores[..., None],
-    "credit": lambda: function(np.where(mask, rewards, 0), mask, settings, np),
+    "credit": lambda: function(
+      np.where(mask, rewards, 0),
+      mask,
+      settings,
+      np,
+      shaping.Turns(_main_facts(), scores, valid),
+    ),
     "normalize": lambda: baselines.normalize(scores, valid, settings)[
       ..., None
     ],
@@ -305,15 +328,55 @@ def test_device_agrees_with_host_and_loops(score, name, normalize, spread):
   valid = rng.random((P, G)) < 0.8
   settings = config.Credit(score, name, 0.7, normalize=normalize, spread=spread)
   arrays = (rewards, mask, tokens, valid)
-  host = _advantages(arrays, settings, False)
-  device = _advantages(arrays, settings, True)
+  facts = _random_facts(rng, mask)
+  host = _advantages(arrays, settings, False, facts)
+  device = _advantages(arrays, settings, True, facts)
   np.testing.assert_allclose(device, host, rtol=1e-5, atol=1e-5)
-  np.testing.assert_allclose(host, _looped(*arrays, settings), atol=1e-12)
+  looped = _looped(*arrays, settings, facts)
+  np.testing.assert_allclose(host, looped, atol=1e-10)
 
 
-def _looped(rewards, mask, tokens, valid, settings):
+def _predicted_loops(rewards, mask, valid, settings, facts):
+  """Fits the predictor by least squares on stacked rows; {(p, g): credits}."""
+  members = [(p, g) for p, g in np.ndindex(valid.shape) if valid[p, g]]
+  scores = credit.score(rewards, mask, mask, settings)
+  x = {
+    m: np.c_[np.ones(mask[m].sum()), rewards[m][mask[m]], facts[m][mask[m], 1:]]
+    for m in members
+  }
+  rows, rest, weights = [], [], []
+  for p in range(len(valid)):
+    own = [m for m in members if m[0] == p]
+    if own:
+      sums = [x[m].cumsum(0) for m in own]
+      middle = np.mean([s.mean(0) for s in sums], 0)
+      mean = np.mean([scores[m] for m in own])
+      for m, s in zip(own, sums, strict=True):
+        rows += list(s - middle)
+        rest += [scores[m] - mean] * len(s)
+        weights += [1 / len(s)] * len(s)
+  rows, rest, weights = map(np.array, (rows, rest, weights))
+  size = np.sqrt((rows**2 * weights[:, None]).sum(0) / len(members))
+  size[size == 0] = np.inf
+  root = np.sqrt(weights)[:, None]
+  ridge = np.sqrt(shaping.RIDGE * len(members)) * np.eye(len(size))
+  w, *_ = np.linalg.lstsq(
+    np.r_[rows / size * root, ridge],
+    np.r_[rest * root[:, 0], np.zeros_like(size)],
+  )
+  change = {m: x[m] / size @ w for m in members}
+  middle = np.mean([d.mean() for d in change.values()])
+  std = np.sqrt(np.mean([((d - middle) ** 2).mean() for d in change.values()]))
+  return {
+    m: 0.5 + 0.5 / (1 + np.exp(-(d - middle) / (std + 1e-6)))
+    for m, d in change.items()
+  }
+
+
+def _looped(rewards, mask, tokens, valid, settings, facts):
   """Transcribes the definitions one trajectory and turn at a time."""
   out = np.zeros(rewards.shape)
+  predicted = _predicted_loops(rewards, mask, valid, settings, facts)
   for p in range(len(rewards)):
     members = [g for g in range(rewards.shape[1]) if valid[p, g]]
     rows = {g: rewards[p, g][mask[p, g]].tolist() for g in members}
@@ -344,6 +407,8 @@ def _looped(rewards, mask, tokens, valid, settings):
           / (1 - np.exp(-settings.em_k))
           for r in row
         ],
+        "information": (1 - 0.5 * 0.5 ** facts[p, g, :, 0])[: len(row)],
+        "predicted": predicted[p, g],
       }[settings.credit]
       others = [s for j, s in scores.items() if j != g]
       z = {
@@ -428,30 +493,35 @@ def test_invariances(seed, score, name, normalize, spread, lowest):
   rewards = rng.uniform(lowest, 1, (P, G, K)).round(1)
   tokens = rng.integers(1, 9, (P, G, K)) * mask
   valid = rng.random((P, G)) < 0.8
+  facts = _random_facts(rng, mask)
   settings = config.Credit(score, name, normalize=normalize, spread=spread)
   settings.turn_penalty = rng.choice([0, 0.05])
   settings.length_penalty = rng.choice([0, 3.0])
-  got = credit.group_advantages(rewards, mask, tokens, valid, settings)
+  compute = lambda *arrays, facts: credit.group_advantages(
+    *arrays, settings, facts_PGKF=facts
+  )
+  got = compute(rewards, mask, tokens, valid, facts=facts)
 
   scores = credit.score(rewards, mask, tokens, settings)
   z = baselines.normalize(scores, valid, settings)
   np.testing.assert_allclose(z.sum(-1), 0, atol=1e-9)
   assert not got[~valid].any() and not got[~mask].any()
   assert not got[baselines.flat_groups(scores, valid)].any()
-  if spread != "printed" and name == "equalized":
+  if spread != "printed" and name in ("equalized", *credit.LEARNED):
     # Each trajectory's tokens carry its z, so a group's means cancel.
     means = (got * tokens).sum(-1) / tokens.sum(-1)
     np.testing.assert_allclose(means, z, atol=1e-9)
   if spread == "signed":
     earned = np.where(mask, rewards, 0)
-    credits = credit.CREDITS[name](earned, mask, settings, np)
+    turns = shaping.Turns(facts, scores, valid)
+    credits = credit.CREDITS[name](earned, mask, settings, np, turns)
     _check_signed(got, z, credits, tokens)
 
   order = rng.permutation(G)
-  shuffled = credit.group_advantages(
-    rewards[:, order], mask[:, order], tokens[:, order], valid[:, order],
-    settings,
-  )  # fmt: skip
+  shuffled = compute(
+    *(x[:, order] for x in (rewards, mask, tokens, valid)),
+    facts=facts[:, order],
+  )
   np.testing.assert_allclose(shuffled, got[:, order], atol=1e-9)
 
   # Invalid members, absent turns and more of both change nothing.
@@ -461,7 +531,9 @@ def test_invariances(seed, score, name, normalize, spread, lowest):
     np.pad(valid, ((0, 1), (0, 2))),
   ]
   wide[0][:P, :G][~valid] = 99.0
-  padded = credit.group_advantages(*wide, settings)
+  facts = np.pad(facts, ((0, 1), (0, 2), (0, 3), (0, 0)), constant_values=5.0)
+  facts[:P, :G][~valid] = 9.0
+  padded = compute(*wide, facts=facts)
   np.testing.assert_allclose(padded[:P, :G, :K], got, atol=1e-9)
 
 
@@ -493,6 +565,9 @@ def _check_signed(advantages, z, credits, tokens):
 def test_bad_settings_are_refused(field, value):
   with pytest.raises(ValueError, match=f"credit.{field} must"):
     credit.check(config.Credit(**{field: value}))
+  for name in credit.LEARNED:
+    with pytest.raises(ValueError, match="need the facts of turns"):
+      credit.group_advantages(*_main_group(), config.Credit(credit=name))
   with pytest.raises(ValueError, match="normalize must be std_n"):
     credit.check(config.Credit(spread="printed"))
   credit.check(config.Credit())

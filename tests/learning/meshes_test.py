@@ -9,6 +9,7 @@ import pytest
 from userrl_jax import config
 from userrl_jax import sharding
 from userrl_jax.learning import batching
+from userrl_jax.learning import imitation
 from userrl_jax.learning import learner
 
 GRPO = config.Grpo(
@@ -47,8 +48,9 @@ def _three_updates(grpo, settings, devices, model_config, params, batches):
       "adamw",
       dict(loss="gspo", aggregation="sequence_mean", kl_coef=0.1, clip_low=0.1),
     ),
+    ("adamw", dict(credit=config.Credit(score="sum", credit="predicted"))),
   ],
-  ids=["adamw", "muon", "gspo"],
+  ids=["adamw", "muon", "gspo", "predicted"],
 )
 def test_one_and_eight_devices_agree(
   eight_devices, make_groups, model_config, params, optimizer, changes
@@ -68,6 +70,7 @@ def test_one_and_eight_devices_agree(
       max_turns=3,
       num_tasks=6,
       capacity=3,
+      credit=grpo.credit,
     )[0]
     for seed in range(3)
   ]
@@ -104,3 +107,47 @@ def test_one_and_eight_devices_agree(
   assert len(split) == (3 if optimizer == "adamw" else 2)  # and its moments
   for array in split:
     assert array.sharding.shard_shape(array.shape) == (2, 16, 32)
+
+
+# Without momentum the first moment of Adam is the gradient.
+PLAIN = config.Optimizer(b1=0.0, max_grad_norm=1e3)
+
+
+def _make_update(method, model_config, mesh):
+  if method == "sft":
+    settings = imitation.Settings(PLAIN, PACKING, num_steps=10)
+    return imitation.make_update(model_config, settings, mesh)
+  grpo = dataclasses.replace(GRPO, optimizer=PLAIN)
+  settings = learner.Settings(grpo, PACKING, temperature=1.0)
+  return learner.make_update(model_config, settings, mesh)
+
+
+@pytest.mark.parametrize("method", ["grpo", "sft"])
+def test_every_shape_of_mesh_gives_one_loss_and_gradient(
+  eight_devices, make_groups, model_config, params, method
+):
+  if not eight_devices:
+    return
+  groups = make_groups(0, P=6, most=9)
+  if method == "sft":
+    shown = [t for group in groups for t in group.trajectories]
+    batch, _ = batching.pack_demonstrations(shown, PACKING, capacity=3)
+  else:
+    shape = dict(group_size=4, max_turns=3, num_tasks=6, capacity=3)
+    batch, _ = batching.pack(groups, PACKING, **shape)
+  seen = []
+  for sizes in ((1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 4)):
+    devices = jax.devices()[: int(np.prod(sizes))]
+    mesh = sharding.make_mesh(config.Mesh(*sizes), devices)
+    update = _make_update(method, model_config, mesh)
+    state = learner.init_state(params, PLAIN, 10, mesh)
+    [placed] = learner.placed([batch], PACKING, mesh)
+    state, metrics = update(state, placed)
+    moments = jax.device_get(jax.tree.leaves(state.opt_state))
+    seen.append((float(metrics["train/loss"]), moments))
+  (loss, moments), *others = seen
+  assert abs(loss) > 1e-3 and max(float(abs(m).max()) for m in moments) > 1e-2
+  for other_loss, other_moments in others:
+    np.testing.assert_allclose(other_loss, loss, rtol=0, atol=1e-5)
+    for got, want in zip(other_moments, moments, strict=True):
+      np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)

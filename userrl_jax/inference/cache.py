@@ -55,7 +55,7 @@ def lay_out(
   if not isinstance(params["layers"], tuple):  # else it is done already
     params = _unstack(params, config)
   # The engine's devices may be others than those that params come from.
-  return jax.device_put(params, sharding.sampling_shardings(params, mesh))
+  return sharding.to_host(params, mesh)
 
 
 @functools.partial(

@@ -29,7 +29,9 @@ import numpy as np
 
 from userrl_jax import config
 from userrl_jax import types
+from userrl_jax.learning import credit as credit_lib
 from userrl_jax.learning import rewards
+from userrl_jax.learning import turn_facts
 
 # Ends of a trajectory that say it was cut, not that it was done.
 OVERLONG = (types.StopReason.TURN_BUDGET, types.StopReason.EPISODE_BUDGET)
@@ -75,6 +77,8 @@ class Batch(NamedTuple):
     num_tokens_PGK: [P, G, K] int32, the turn's sampled tokens.
     valid_PG: [P, G] bool, True where a trajectory exists and is valid.
     in_loss_PG: [P, G] bool, True where its tokens are in the rows.
+    facts_PGKF: [P, G, K, F] float32, of turns, see `turn_facts`; None where
+      the credit needs none.
   """
 
   rows: Rows
@@ -84,6 +88,7 @@ class Batch(NamedTuple):
   num_tokens_PGK: Array
   valid_PG: Array
   in_loss_PG: Array
+  facts_PGKF: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +157,8 @@ def pack(
     max_turns: K, the most turns a trajectory may have.
     num_tasks: P.
     capacity: A, see the function `capacity`.
-    credit: how rewards are scaled; raw by default.
+    credit: how rewards are scaled, raw by default, and whether it needs facts
+      of turns.
     overlong: "mask" leaves trajectories that a token budget cut out of the
       rows; their scores still count.
 
@@ -186,6 +192,10 @@ def pack(
   rows, num_micro_batches, stats = _fill_rows(
     pieces, num_left_out, packing, capacity
   )
+  facts_PGKF = None
+  if credit is not None and credit.credit in credit_lib.LEARNED:
+    shape = arrays.rewards_PGK.shape
+    facts_PGKF = turn_facts.of_groups(groups, shape)
   return (
     Batch(
       rows,
@@ -195,6 +205,7 @@ def pack(
       arrays.num_tokens_PGK,
       arrays.valid_PG,
       in_loss_PG,
+      facts_PGKF,
     ),
     stats,
   )

@@ -23,6 +23,7 @@ import numpy as np
 
 from userrl_jax import config
 from userrl_jax.learning import baselines
+from userrl_jax.learning import shaping
 from userrl_jax.learning import spreads
 
 Array = Any  # numpy.ndarray or jax.Array
@@ -79,7 +80,11 @@ SCORES = {"mean": mean_score, "sum": sum_score, "r2g": r2g_score}
 
 
 def equalized_credit(
-  rewards_PGK: Array, turn_mask_PGK: Array, settings: config.Credit, xp
+  rewards_PGK: Array,
+  turn_mask_PGK: Array,
+  settings: config.Credit,
+  xp,
+  turns: shaping.Turns | None = None,
 ) -> Array:
   """Credits every turn alike: c_k = 1, so that every token carries z.
 
@@ -88,12 +93,16 @@ def equalized_credit(
   Returns:
     [P, G, K] credits.
   """
-  del turn_mask_PGK, settings
+  del turn_mask_PGK, settings, turns
   return xp.ones_like(rewards_PGK)
 
 
 def naive_credit(
-  rewards_PGK: Array, turn_mask_PGK: Array, settings: config.Credit, xp
+  rewards_PGK: Array,
+  turn_mask_PGK: Array,
+  settings: config.Credit,
+  xp,
+  turns: shaping.Turns | None = None,
 ) -> Array:
   """Credits a turn with its own reward: c_k = r_k.
 
@@ -104,12 +113,16 @@ def naive_credit(
   Returns:
     [P, G, K] credits.
   """
-  del turn_mask_PGK, settings, xp
+  del turn_mask_PGK, settings, xp, turns
   return rewards_PGK
 
 
 def r2g_credit(
-  rewards_PGK: Array, turn_mask_PGK: Array, settings: config.Credit, xp
+  rewards_PGK: Array,
+  turn_mask_PGK: Array,
+  settings: config.Credit,
+  xp,
+  turns: shaping.Turns | None = None,
 ) -> Array:
   """Credits a turn with what follows: c_k = r_k + gamma c_(k+1).
 
@@ -121,7 +134,7 @@ def r2g_credit(
   Returns:
     [P, G, K] credits.
   """
-  del turn_mask_PGK
+  del turn_mask_PGK, turns
   K = rewards_PGK.shape[-1]
   distance_KK = np.arange(K)[None, :] - np.arange(K)[:, None]
   discount_KK = np.where(
@@ -133,7 +146,11 @@ def r2g_credit(
 
 
 def em_credit(
-  rewards_PGK: Array, turn_mask_PGK: Array, settings: config.Credit, xp
+  rewards_PGK: Array,
+  turn_mask_PGK: Array,
+  settings: config.Credit,
+  xp,
+  turns: shaping.Turns | None = None,
 ) -> Array:
   """Maps rewards to 0.5..1: c = 0.5 + 0.5 (1 - e^(-m r)) / (1 - e^(-m)).
 
@@ -144,7 +161,7 @@ def em_credit(
   Returns:
     [P, G, K] credits.
   """
-  del turn_mask_PGK
+  del turn_mask_PGK, turns
   m = settings.em_k
   exponent_PGK = xp.minimum(-m * rewards_PGK, EM_MAX_EXPONENT)
   credit_PGK = 0.5 + 0.5 * xp.expm1(exponent_PGK) / float(np.expm1(-m))
@@ -156,7 +173,10 @@ CREDITS = {
   "naive": naive_credit,
   "r2g": r2g_credit,
   "em": em_credit,
+  "information": shaping.information_credit,
+  "predicted": shaping.predicted_credit,
 }
+LEARNED = ("information", "predicted")  # from facts of turns
 
 
 def check(settings: config.Credit) -> None:
@@ -197,6 +217,7 @@ def group_advantages(
   valid_PG: Array,
   settings: config.Credit,
   xp: ModuleType = np,
+  facts_PGKF: Array | None = None,
 ) -> Array:
   """Turns rewards into the advantage of each turn's tokens.
 
@@ -207,15 +228,22 @@ def group_advantages(
     valid_PG: [P, G] bool, True where the trajectory counts.
     settings: names and numbers of the method; see `check`.
     xp: numpy (computes in float64) or jax.numpy (float32).
+    facts_PGKF: [P, G, K, F] float, of `turn_facts`; for credits in `LEARNED`.
 
   Returns:
     [P, G, K] advantages; exactly 0 for invalid members and flat groups.
+
+  Raises:
+    ValueError: when facts are needed and not given.
   """
   scores_PG = score(rewards_PGK, turn_mask_PGK, num_tokens_PGK, settings, xp)
   z_PG = baselines.normalize(scores_PG, valid_PG, settings, xp)
   rewards_PGK = _masked(rewards_PGK, turn_mask_PGK, xp)
+  turns = None
+  if facts_PGKF is not None:
+    turns = shaping.Turns(facts_PGKF, scores_PG, valid_PG)
   credits_PGK = CREDITS[settings.credit](
-    rewards_PGK, turn_mask_PGK, settings, xp
+    rewards_PGK, turn_mask_PGK, settings, xp, turns
   )
   credits_PGK = xp.where(turn_mask_PGK, credits_PGK, 0)
   return spreads.SPREADS[settings.spread](

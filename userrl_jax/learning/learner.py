@@ -7,7 +7,7 @@ divided by numbers of the whole update, so neither packing, micro-batching nor
 the mesh changes a number (law L7).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -126,7 +126,7 @@ def make_update(
   ) -> tuple[State, Metrics]:
     arrays = batch.rewards_PGK, batch.turn_mask_PGK, batch.num_tokens_PGK
     advantages_PGK = credit.group_advantages(
-      *arrays, batch.valid_PG, grpo.credit, jnp
+      *arrays, batch.valid_PG, grpo.credit, jnp, batch.facts_PGKF
     )
     scores_PG = credit.score(*arrays, grpo.credit, jnp)
     num_tokens = count_tokens(batch)
@@ -353,6 +353,16 @@ def batch_shardings(
     batching.Rows(*[rows] * len(batching.Rows._fields)),
     *[sharding.replicated(mesh)] * (len(batching.Batch._fields) - 1),
   )
+
+
+def placed(
+  batches: Sequence[batching.Batch],
+  packing: config.Packing,
+  mesh: jax.sharding.Mesh,
+) -> list[batching.Batch]:
+  """Puts batches, which every host has whole, on the devices of all hosts."""
+  where = batch_shardings(packing, mesh)
+  return [sharding.place(batch, where) for batch in batches]
 
 
 def _old_logprobs(

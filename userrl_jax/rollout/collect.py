@@ -116,11 +116,34 @@ async def collect(
       )
       episodes.append(live if kept is None else _played(live, kept))
   trajectories = await _all(episodes)
-  _check_valid(trajectories, settings.limits.max_invalid_share)
+  check_valid(trajectories, settings.limits.max_invalid_share)
   return [
     types.Group(task, trajectories[i * group_size : (i + 1) * group_size])
     for i, task in enumerate(tasks)
   ]
+
+
+def check_valid(
+  trajectories: Sequence[types.Trajectory], max_share: float
+) -> None:
+  """Refuses episodes of which too many came to nothing.
+
+  Raises:
+    TooManyInvalid: names the most frequent fault.
+  """
+  invalid = [t for t in trajectories if not t.is_valid]
+  if len(invalid) <= max_share * len(trajectories):
+    return
+  faults = [t.fault for t in invalid]
+  fault = max(set(faults), key=faults.count)
+  example = next(t for t in invalid if t.fault == fault)
+  raise TooManyInvalid(
+    f"at most {max_share:.0%} of episodes may be invalid "
+    f"(rollout.max_invalid_share), got {len(invalid)} of {len(trajectories)}; "
+    f"the most frequent fault is {fault}: {example.detail}; mend "
+    "what fails and start the same command again, or raise the limit",
+    invalid,
+  )
 
 
 async def _finished(trajectory: types.Trajectory) -> types.Trajectory:
@@ -147,21 +170,3 @@ async def _all(
       one.cancel()
     await asyncio.gather(*running, return_exceptions=True)
     raise
-
-
-def _check_valid(
-  trajectories: Sequence[types.Trajectory], max_share: float
-) -> None:
-  invalid = [t for t in trajectories if not t.is_valid]
-  if len(invalid) <= max_share * len(trajectories):
-    return
-  faults = [t.fault for t in invalid]
-  fault = max(set(faults), key=faults.count)
-  example = next(t for t in invalid if t.fault == fault)
-  raise TooManyInvalid(
-    f"at most {max_share:.0%} of episodes may be invalid "
-    f"(rollout.max_invalid_share), got {len(invalid)} of {len(trajectories)}; "
-    f"the most frequent fault is {fault}: {example.detail}; mend "
-    "what fails and start the same command again, or raise the limit",
-    invalid,
-  )

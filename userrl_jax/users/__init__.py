@@ -66,7 +66,7 @@ class User:
       return
     roles = {"user": settings}
     if judge is not None and judge.model:
-      roles["judge"] = _judging(settings, judge)
+      roles["judge"] = judge_settings(settings, judge)
     for role, own in roles.items():
       self._clients[role] = self._client(own, role, models or {})
 
@@ -208,7 +208,7 @@ def agent_settings(
   )
 
 
-def _judging(user: config.User, judge: config.Judge) -> config.User:
+def judge_settings(user: config.User, judge: config.Judge) -> config.User:
   """Returns the settings of a judge's endpoint: the user's but for its own."""
   return dataclasses.replace(
     user,

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# The paper's runs: demonstrates, trains and evaluates Qwen3-4B or Qwen3-8B.
+#   bash launch/paper.sh [--dry_run] 4b|8b MODEL TASKS TAU_BENCH \
+#     --config.user.base_url=http://HOST:8000/v1 [--config.field=value ...]
+# MODEL is the folder of the published weights; TASKS has UserRL's task files of
+# all gyms, TAU_BENCH a checkout of tau-bench; the address serves user.model,
+# Qwen3-32B. OPENAI_API_KEY is for the GPT-4o that demonstrates and is the user
+# of the evaluation, SERPER_API_KEY for the pages of Search. It runs here, or on
+# a TPU slice where POD="NAME ZONE PROJECT"; folders are then that slice's. The
+# same command goes on where it was, and repeats nothing that is finished.
+set -euo pipefail
+# shellcheck source=launch/_environment.sh
+. "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
+# shellcheck source=launch/_commands.sh
+. launch/_commands.sh
+read_arguments 4 "$@"
+
+size="${arguments[0]}" model="${arguments[1]}"
+case "$size" in
+  4b | 8b) ;;
+  *) echo "error: the first argument must be 4b or 8b, got $size" >&2 && exit 2 ;;
+esac
+launch=(bash launch/single_host.sh)
+if [ -n "${POD:-}" ]; then
+  read -r -a pod <<<"$POD"
+  launch=(bash launch/tpu_pod.sh ${dry_run:+--dry_run} "${pod[@]}")
+elif [ -n "$dry_run" ]; then
+  launch+=(--dry_run)
+fi
+same=("configs/paper_$size.py" --config.tokenizer.folder="$model")
+same+=(--config.gyms.tasks="${arguments[2]}")
+same+=(--config.gyms.tau.checkout="${arguments[3]}")
+openai=(--config.user.model=gpt-4o --config.user.base_url=)
+
+# No device is needed for them; --config.cold_start.source=FILE brings others.
+if [[ "${arguments[*]}" != *--config.cold_start.source=* ]]; then
+  WORKER=0 ACCELERATOR=none ENTRY=demonstrate "${launch[@]}" "${same[@]}" \
+    --config.out_dir="runs/paper_${size}_shown" "${arguments[@]:4}" \
+    --config.evaluation.agent=endpoint --config.agent.model=gpt-4o \
+    --config.evaluation.temperature=1 "${openai[@]}"
+fi
+ENTRY=train "${launch[@]}" "${same[@]}" --config.model.folder="$model" \
+  "${arguments[@]:4}"
+ENTRY=evaluate "${launch[@]}" "${same[@]}" \
+  --config.init_from="runs/paper_$size/checkpoints/grpo" \
+  --config.out_dir="runs/paper_${size}_gpt4o" "${arguments[@]:4}" "${openai[@]}"

@@ -1,0 +1,257 @@
+"""Every command of the pages, recipes and launch scripts can be given so.
+
+Pages are run by bash itself, which finds no program: what they would start
+comes here instead. It is parsed by the flags of the entry point that it names,
+or is a launch script, whose --dry_run is started and read in the same way.
+"""
+
+import argparse
+import ast
+import configparser
+import os
+import pathlib
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from userrl_jax import flags
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "CONTRIBUTING.md")
+# Programs of others, whose arguments are not checked.
+_OTHERS = {"curl", "git", "gcloud", "pre-commit", "ruff", "mypy", "shellcheck"}
+# Where a page leaves out what it has shown before.
+_SHOWN_BEFORE = [
+  "--config.gyms.tasks=FOLDER",
+  "--config.tokenizer.folder=FOLDER",
+]
+_RECORD = r"""
+command_not_found_handle() { printf '%s\0' "$@" >&9; printf '\1' >&9; }
+sbatch() { command_not_found_handle sbatch "$@"; }
+PATH=/nowhere
+"""
+
+
+class _Parsed(Exception):
+  """Ends an entry point when its arguments are read."""
+
+
+def _commands(script: str, tmp_path: pathlib.Path) -> list[list[str]]:
+  """Returns what a script would start, in order, as bash reads it."""
+  log = tmp_path / "commands"
+  with log.open("wb") as file:
+    done = subprocess.run(
+      ["bash", "-c", f"exec 9>&{file.fileno()}\n{_RECORD}{script}"],
+      cwd=tmp_path,
+      pass_fds=(file.fileno(),),
+      capture_output=True,
+      text=True,
+    )
+  assert not done.stderr, done.stderr
+  text = log.read_bytes().decode()
+  return [one.split("\0")[:-1] for one in text.split("\1")[:-1]]
+
+
+def _check(words: list[str], tmp_path: pathlib.Path) -> str:
+  """Checks one command; returns what it is checked as."""
+  while "=" in words[0] or words[0] == "env":
+    words = words[1:]
+  program, *rest = words
+  if program == "srun":
+    at = rest.index("env")
+    return _check(rest[at:], tmp_path)
+  if program == "sbatch":
+    script = next(i for i, word in enumerate(rest) if word.endswith(".sh"))
+    return _check(["bash", *rest[script:]], tmp_path)
+  if program == "bash" and rest[0] == "-c":
+    return "shell"
+  if program == "bash":
+    if rest[0].startswith("launch/"):
+      _check_script(rest, tmp_path)
+    assert (ROOT / rest[0]).is_file(), rest
+    return rest[0]
+  if program == "pip" or (program == "python" and rest[:2] == ["-m", "pip"]):
+    _check_extras(words)
+    return "pip"
+  if program == "python" and rest[0] == "-m":
+    _check_entry(rest[1], rest[2:])
+    return rest[1]
+  if program == "python":
+    done = subprocess.run(
+      [sys.executable, *rest, "--dry_run"],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    _check_all(done.stdout, tmp_path)
+    return rest[0]
+  assert program in _OTHERS, words
+  return program
+
+
+def _check_all(text: str, tmp_path: pathlib.Path) -> list[str]:
+  return [_check(words, tmp_path) for words in _commands(text, tmp_path)]
+
+
+def _check_entry(module: str, arguments: list[str]) -> None:
+  """Has an entry point parse its arguments, and no more."""
+  if module in ("pytest", "venv"):
+    return
+  if "..." in arguments:
+    at = arguments.index("...")
+    arguments[at : at + 1] = _SHOWN_BEFORE
+  parse_args, parse = argparse.ArgumentParser.parse_args, flags.parse
+
+  def parse_args_only(self, argv=None, namespace=None):
+    parse_args(self, argv, namespace)
+    raise _Parsed
+
+  def parse_only(argv, own=None):
+    parse(argv, own)
+    raise _Parsed
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(argparse.ArgumentParser, "parse_args", parse_args_only)
+    patch.setattr(flags, "parse", parse_only)
+    patch.setattr(sys, "argv", [module, *arguments])
+    patch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(_Parsed):
+      runpy.run_module(module, run_name="__main__")
+
+
+def _check_extras(words: list[str]) -> None:
+  setup = configparser.ConfigParser()
+  setup.read(ROOT / "setup.cfg")
+  known = set(setup["options.extras_require"])
+  for text in re.findall(r"\[(\w[\w,]*)\]", " ".join(words)):
+    assert set(text.split(",")) <= known, words
+
+
+def _check_script(words: list[str], tmp_path: pathlib.Path) -> list[str]:
+  """Starts a launch script with --dry_run, and checks what it prints."""
+  script, *arguments = (word for word in words if word != "--dry_run")
+  done = subprocess.run(
+    ["bash", script, "--dry_run", *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env={k: v for k, v in os.environ.items() if not k.startswith("SLURM_")},
+  )
+  assert done.returncode == 0, done.stderr
+  checked = _check_all(done.stdout, tmp_path)
+  assert any("userrl_jax." in one or one == "pytest" for one in checked)
+  return checked
+
+
+@pytest.fixture
+def at_root(monkeypatch, tmp_path):
+  """Starts where a reader does, beside the gym that README writes out."""
+  readme = (ROOT / "README.md").read_text()
+  section = readme.partition("## Adding a gym")[2].partition("\n## ")[0]
+  (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+  package = tmp_path / "beside" / "my_pkg"
+  package.mkdir(parents=True)
+  (package / "my_gym.py").write_text(code)
+  monkeypatch.syspath_prepend(package.parent)
+  monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_a_page_can_be_given(at_root, page, tmp_path):
+  text = (ROOT / page).read_text()
+  blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+  checked = [one for block in blocks for one in _check_all(block, tmp_path)]
+  # None is passed over: a line that starts no program is a comment, or said so.
+  assert len(checked) >= 5
+  if page == "README.md":
+    assert checked.count("userrl_jax.train") >= 8
+    assert {"userrl_jax.compare", "userrl_jax.serve"} <= set(checked)
+
+
+def test_commands_of_recipes_can_be_given(at_root, tmp_path):
+  for path in sorted((ROOT / "configs").glob("*.py")):
+    doc = ast.get_docstring(ast.parse(path.read_text()))
+    lines = doc.partition("Command:")[2].splitlines()
+    command = [lines[0]]
+    while command[-1].endswith("\\"):
+      command.append(lines[len(command)])
+    (what,) = _check_all("\n".join(command), tmp_path)
+    assert what in ("userrl_jax.train", *map(str, _scripts())), path
+
+
+def _scripts() -> list[pathlib.Path]:
+  paths = (ROOT / "launch").glob("[!_]*.sh")
+  return [path.relative_to(ROOT) for path in sorted(paths)]
+
+
+@pytest.mark.parametrize(
+  ("words", "found"),
+  [
+    ("quickstart.sh --config.seed=3", ["pip", "userrl_jax.train"]),
+    ("test.sh -k seed", ["pip", "pytest"]),
+    ("single_host.sh configs/quickstart.py", ["pip", "userrl_jax.train"]),
+    (
+      """slurm.sh configs/quickstart.py --config.stages='("base",)'""",
+      ["pip", "userrl_jax.train"],
+    ),
+    (
+      """tpu_pod.sh me zone project configs/quickstart.py
+      --config.stages='("base",)'""",
+      ["shell", "gcloud", "gcloud", "pip", "userrl_jax.train"],
+    ),
+    *(
+      (
+        f"paper.sh {size} MODEL TASKS TAU --config.user.base_url=http://h/v1",
+        [
+          *("pip", "userrl_jax.demonstrate"),
+          *("pip", "userrl_jax.train", "pip", "userrl_jax.evaluate"),
+        ],
+      )
+      for size in ("4b", "8b")
+    ),
+  ],
+)
+def test_scripts_print_what_they_do(words, found, tmp_path, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  assert _check_script(shlex.split(f"launch/{words}"), tmp_path) == found
+
+
+def test_every_script_is_tested_and_short():
+  text = pathlib.Path(__file__).read_text()
+  for path in _scripts():
+    assert path.name in text
+    assert os.access(ROOT / path, os.R_OK)
+  for path in (ROOT / "launch").glob("*.sh"):
+    assert len(path.read_text().splitlines()) <= 60, path
+
+
+@pytest.mark.parametrize(
+  "words",
+  [
+    "python -m userrl_jax.train --config=configs/quickstart.py --config.sed=1",
+    "python -m userrl_jax.train --config=configs/none.py",
+    "python -m userrl_jax.report",
+    "python -m userrl_jax.export --run=x",
+    "python -m userrl_jax.serve --prot=8000 --model=x",
+    "python -m userrl_jax.play --config=configs/quickstart.py --set=agent",
+    "python launch/sweep.py --config=configs/quickstart.py --grid=sed=1",
+    "bash launch/tpu_pod.sh me",
+    "bash launch/paper.sh 14b MODEL TASKS TAU",
+    "pip install -e .[cud]",
+    "userrl-train --config=configs/quickstart.py",
+  ],
+)
+def test_a_wrong_command_is_found(words, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(ROOT)
+  with pytest.raises((AssertionError, ValueError, SystemExit)):
+    _check_all(words, tmp_path)
+
+
+def test_the_shell_reads_pages_as_a_reader_does(tmp_path):
+  page = 'for x in 1 2; do\n  a $x "b c" \\\n    d  # no\ndone\nexport K=v\n'
+  assert _commands(page, tmp_path) == [["a", n, "b c", "d"] for n in "12"]
