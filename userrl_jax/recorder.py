@@ -304,15 +304,14 @@ class Recorder:
     is_fresh = self._stage.name == names[0] and self._next_step == 0
     # Where this stage falls back to an older checkpoint, later ones are there.
     later = names[names.index(self._stage.name) + 1 :]
-    folder = self._parts.folder / "checkpoints"
-    begun = [name for name in later if any((folder / name).glob("[0-9]*"))]
+    folder, place = self._parts.folder, (self._stage.name, self._next_step)
+    begun = [
+      n for n in later if any((folder / "checkpoints" / n).glob("[0-9]*"))
+    ]
     self._writers = metrics.Writers(
-      self._parts.folder,
-      names,
-      resume=None if is_fresh else (self._stage.name, self._next_step),
-      begun=begun,
+      folder, names, None if is_fresh else place, begun
     )
-    lines = (self._parts.folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
     if is_first:
       times = [json.loads(line)["time_s"] for line in lines]
       self._earlier_s = max(times, default=0.0)
