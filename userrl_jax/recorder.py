@@ -139,10 +139,8 @@ class Recorder:
     if store.latest_step() is not None:
       state, extras = store.restore(state)
       self._next_step, place = extras["next_step"], extras["stream"]
-      self._console.print(
-        f"{stage.name}: goes on after step {self._next_step} of "
-        f"{stage.num_steps}"
-      )
+      where = f"{self._next_step} of {stage.num_steps}"
+      self._console.print(f"{stage.name}: goes on after step {where}")
     self._watch = diagnostics.Watch()
     if self._next_step == stage.num_steps:
       self._saver.close()
