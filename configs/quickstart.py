@@ -6,7 +6,8 @@ three gyms from demonstrations with a random move in four, then by its own play.
 Command:   bash launch/quickstart.sh
 Hardware:  2 CPU cores, no accelerator, no key
 Time:      8 minutes, compiling included (base 1, cold start 4, GRPO 3)
-Expect:    of 600 held-out tasks, seed 0: base 0.01, cold start, GRPO
+Expect:    mean score of 600 held-out tasks, seed 0: base 0.00, cold start 0.64
+           (0.60 to 0.67), GRPO 0.83 (0.80 to 0.85)
 """
 
 import functools
@@ -28,10 +29,8 @@ def get_config() -> config_lib.Config:
   c.packing = config_lib.Packing(
     row_length=288, rows_per_micro_batch=2, logprob_chunk=96
   )
-  c.engine = config_lib.Engine(
-    num_rows=72, num_lanes=36, decode_tokens=16, extend_chunk=64
-  )
-  c.engine.extend_tokens = 256
+  c.engine = config_lib.Engine(num_rows=72, num_lanes=36, decode_tokens=16)
+  c.engine.extend_chunk, c.engine.extend_tokens = 64, 256
   c.mesh.cpu_devices = 2  # of 72 rows each
   muon = functools.partial(
     config_lib.Optimizer, name="muon", warmup_steps=20, b2=0.95
