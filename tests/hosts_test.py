@@ -302,5 +302,7 @@ def test_what_several_hosts_cannot_do_is_refused(path, value, named):
 
 
 def _broken(c):
-  rules = hosts_rules.rules(c)
+  rules = hosts_rules.rules(
+    c.hosts, c.evaluation, c.budget, c.recording, c.selection
+  )
   return [f"{path} must be {rule}" for path, rule, holds in rules if not holds]

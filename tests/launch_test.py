@@ -96,7 +96,7 @@ def test_a_slice_trains_on_what_this_checkout_holds(launch, root, tmp_path):
   assert (key, platform) == ("secret", "")
   assert arguments == [
     *("userrl_jax.train", "--config=configs/quickstart.py", STAGES),
-    "--config.hosts.initialize=true",
+    "--config.hosts.coordinator=auto",
   ]
   far = pathlib.Path(folder)
   assert far == tmp_path / "far" / "userrl_jax"
@@ -128,7 +128,7 @@ def test_a_job_has_all_gpus_of_its_node(launch, root):
   assert done.returncode == 0, done.stderr
   (_, _, devices, folder), arguments = _train(calls)
   assert (devices, folder) == ("0,1,2,3", str(root))
-  assert arguments[2:] == [STAGES, "--config.hosts.initialize=true"]
+  assert arguments[2:] == [STAGES, "--config.hosts.coordinator=auto"]
   assert "scontrol" not in done.stdout
 
 

@@ -9,13 +9,14 @@ for a config that is none. Writes nothing into `out_dir`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
 import random
 import shutil
 import time
+from typing import Any
 
 import jax
 
@@ -54,6 +55,14 @@ class Line:
   status: str  # ok, warn or fail
   subject: str
   message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+  """Of the parts of a run what a forecast needs."""
+
+  config: config_lib.Config
+  tasks: Sequence[types.Task]
 
 
 def main(config: config_lib.Config, command: flags.Command) -> None:
@@ -232,8 +241,9 @@ def _users(config: config_lib.Config) -> Iterator[Line]:
     seconds += took
     for key, value in counts.items():
       totals[key] = totals.get(key, 0.0) + value
+  plan: Any = _Plan(config, assembly.load_tasks(config, "train"))
   try:
-    said, short = forecast.at_rate(config, totals, seconds)
+    said, short = forecast.at_rate(plan, totals, seconds)
   except ValueError as error:
     yield Line(WARN, "a whole run", f"cannot be foretold: {error}")
     return
@@ -324,7 +334,7 @@ def _of_episode(
       f"{forecast.total(counts, 'tokens_in'):.0f} tokens in, "
       f"{forecast.total(counts, 'tokens_out'):.0f} out"
     )
-    if forecast.has_prices(config):
+    if forecast.has_prices(config.user, config.judge):
       said.append(f"${forecast.total(counts, 'usd'):.6f}")
     said.append(f"{parsed:.0%} of {judge.num_replies} replies parsed")
   said.append(f"{leaks} leaks")

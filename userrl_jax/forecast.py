@@ -6,15 +6,12 @@ ends early and nothing is asked again; so most runs stay well below.
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
 import math
-from typing import Any
 
 from userrl_jax import assembly
 from userrl_jax import config as config_lib
 from userrl_jax import gyms
 from userrl_jax import stages
-from userrl_jax import types
 
 _CALLS_A_TURN = 1
 
@@ -85,12 +82,12 @@ def text(parts: assembly.Parts, plan: Sequence[stages.Stage]) -> str:
 
 
 def at_rate(
-  config: config_lib.Config, counts: Mapping[str, float], seconds: float
+  parts: assembly.Parts, counts: Mapping[str, float], seconds: float
 ) -> tuple[list[str], list[str]]:
   """Returns what a run asks at most, at the rate of some episodes.
 
   Args:
-    config: of the run.
+    parts: of the run; its config and tasks are enough.
     counts: of the episodes, see `users.User.take_counts`.
     seconds: that they took, one after the other.
 
@@ -100,10 +97,10 @@ def at_rate(
   Raises:
     ValueError: when a stage of the run cannot be.
   """
+  config = parts.config
   if config.user.kind == "scripted":
     return ["asks no model and costs nothing"], []
-  plan: Any = _Plan(config, assembly.load_tasks(config, "train"))
-  num_calls = sum(calls(plan, stages.plan(plan)).values())
+  num_calls = sum(calls(parts, stages.plan(parts)).values())
   num = total(counts, "requests")
   if not num:
     return [f"{num_calls:,} calls at most"], ["none measured"]
@@ -117,7 +114,7 @@ def at_rate(
     f"{hours:.2f} hours of answers, {config.user.max_concurrent} at once",
   ]
   usd = num_calls * total(counts, "usd") / num
-  if has_prices(config):
+  if has_prices(config.user, config.judge):
     said.append(f"${usd:,.2f}")
   else:
     said.append("no prices (user.usd_per_million_in and _out)")
@@ -133,21 +130,12 @@ def at_rate(
   ]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-  """Of the parts of a run what a forecast needs."""
-
-  config: config_lib.Config
-  tasks: Sequence[types.Task]
-
-
 def total(counts: Mapping[str, float], name: str) -> float:
   """Returns a count of user and judge together."""
   return sum(counts.get(f"{role}/{name}", 0.0) for role in ("user", "judge"))
 
 
-def has_prices(config: config_lib.Config) -> bool:
+def has_prices(user: config_lib.User, judge: config_lib.Judge) -> bool:
   """Returns whether tokens of user or judge have a price."""
-  prices = (config.user.usd_per_million_in, config.user.usd_per_million_out)
-  of_judge = config.judge.usd_per_million_in, config.judge.usd_per_million_out
-  return any((*prices, *of_judge))
+  prices = (user.usd_per_million_in, user.usd_per_million_out)
+  return any((*prices, judge.usd_per_million_in, judge.usd_per_million_out))

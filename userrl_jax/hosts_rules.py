@@ -1,19 +1,26 @@
 """What must hold where several hosts train together; knows no JAX.
 
-In: a config. Out: rules for `config_rules`, which refuses a config that breaks
-one.
+In: the sections that it depends on. Out: rules for `config_rules`, which
+refuses a config that breaks one.
 """
 
 from collections.abc import Iterator
 
 from userrl_jax import config
 from userrl_jax import config_hosts
+from userrl_jax import config_selection
 from userrl_jax import method_rules
 
 
-def rules(c: config.Config) -> Iterator[method_rules.Rule]:
+def rules(
+  hosts: config_hosts.Hosts,
+  evaluation: config.Evaluation,
+  budget: config.Budget,
+  recording: config.Recording,
+  selection: config_selection.Selection,
+) -> Iterator[method_rules.Rule]:
   """Yields what must hold between fields that are right by themselves."""
-  hosts, coordinator = c.hosts, c.hosts.coordinator
+  coordinator = hosts.coordinator
   is_named = coordinator not in ("", "auto")
   yield (
     "hosts.coordinator",
@@ -36,18 +43,18 @@ def rules(c: config.Config) -> Iterator[method_rules.Rule]:
   yield (
     "evaluation.agent",
     "policy with hosts.coordinator: another agent needs one host",
-    c.evaluation.agent == "policy",
+    evaluation.agent == "policy",
   )
   rule = "0 with hosts.coordinator: every host would spend it for itself"
   for name in vars(config.Budget()):
-    yield f"budget.{name}", rule, not getattr(c.budget, name)
+    yield f"budget.{name}", rule, not getattr(budget, name)
   yield (
     "recording.mode",
     "live with hosts.coordinator: hosts cannot write one file",
-    c.recording.mode == "live",
+    recording.mode == "live",
   )
   yield (
     "selection.num_tasks",
     "0 with hosts.coordinator: looks at held-back tasks need one host",
-    not c.selection.num_tasks,
+    not selection.num_tasks,
   )

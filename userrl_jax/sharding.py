@@ -136,14 +136,21 @@ def place(tree: Any, shardings: Any) -> Any:
   """Puts arrays that every host has whole where their shardings say.
 
   Every device takes its own part, and nothing goes from host to host.
+
+  Args:
+    tree: arrays; None stays None.
+    shardings: of the arrays, or of whole subtrees.
   """
-  return jax.tree.map(
-    lambda x, where: jax.make_array_from_callback(
-      np.shape(x), where, lambda index: np.asarray(x)[index]
-    ),
-    tree,
-    shardings,
-  )
+
+  def put(where, subtree):
+    return jax.tree.map(
+      lambda x: jax.make_array_from_callback(
+        np.shape(x), where, lambda index: np.asarray(x)[index]
+      ),
+      subtree,
+    )
+
+  return jax.tree.map(put, shardings, tree)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
