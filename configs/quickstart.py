@@ -5,7 +5,7 @@ three gyms from demonstrations with a random move in four, then by its own play.
 
 Command:   bash launch/quickstart.sh
 Hardware:  2 CPU cores, no accelerator, no key
-Time:      8 minutes, compiling included (base 1, cold start 4, GRPO 3)
+Time:      7 minutes, compiling included (base 1, cold start 4, GRPO 2)
 Expect:    mean score of 600 held-out tasks, seed 0: base 0.00, cold start 0.64
            (0.60 to 0.67), GRPO 0.83 (0.80 to 0.85)
 """
