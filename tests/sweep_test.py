@@ -119,7 +119,7 @@ def finished(place):
   """What six runs said, killed in the fourth and started again."""
   process = place.start("six", *GRID)
   try:
-    _wait_for_step(process, place.folder / "six" / NAMES[3], 2)
+    _wait_for_checkpoint(process, place.folder / "six" / NAMES[3])
   finally:
     os.killpg(process.pid, signal.SIGKILL)  # as when the machine goes down
     process.communicate()
@@ -129,14 +129,16 @@ def finished(place):
   return killed, out
 
 
-def _wait_for_step(process, folder, num_steps):
-  path, deadline = folder / "metrics.jsonl", time.monotonic() + 800
+def _wait_for_checkpoint(process, folder):
+  """Waits for a checkpoint that is whole: they are written beside the steps."""
+  deadline = time.monotonic() + 800
   while time.monotonic() < deadline:
     assert process.poll() is None, process.communicate()
-    if path.exists() and path.read_text().count("\n") >= num_steps:
+    paths = (folder / "checkpoints" / "base").glob("[0-9]*")
+    if any(path.name.isdigit() for path in paths):
       return
     time.sleep(0.02)
-  raise TimeoutError(f"no step {num_steps} in {folder}")
+  raise TimeoutError(f"no checkpoint in {folder}")
 
 
 def test_a_killed_sweep_goes_on_and_repeats_nothing(place, finished):
