@@ -17,7 +17,7 @@ from userrl_jax import config_fields
 from userrl_jax import evaluate
 from userrl_jax import flags as flags_lib
 from userrl_jax import gyms
-from userrl_jax import recorder
+from userrl_jax import metrics
 from userrl_jax import train
 from userrl_jax.models import published
 from userrl_jax.models import qwen3
@@ -219,7 +219,7 @@ def test_a_mesh_of_more_devices_than_there_are(refused):
 
 def test_a_folder_of_a_run_of_another_config(refused, tmp_path):
   other = config_lib.Config(seed=7)
-  recorder.write_json(
+  metrics.write_json(
     tmp_path / "run" / "config.json", config_fields.to_dict(other)
   )
   (tmp_path / "run" / "evaluations").mkdir()
@@ -330,7 +330,7 @@ def test_a_start_that_knows_other_prompts(refused, tmp_path):
   for main in (train.main, evaluate.main):
     message = refused(start, "--config.gyms.max_turns=7", main=main)
     assert "the system prompt of gym 'function' must be the one" in message
-  recorder.write_json(
+  metrics.write_json(
     tmp_path / "other" / "config.json", config_fields.to_dict(there)
   )
   message = refused(start, "--config.gyms.function.answer_limit=2")

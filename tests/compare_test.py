@@ -22,7 +22,8 @@ SINCE_BASE = {"base": 0, "cold_start": 4, "grpo": 6, "continued": 12}
 SINCE_BASE |= {"continued_updates": 6, "rl_only_updates": 2, "rl_only": 5}
 
 
-def _trajectory(gym, split, number, score):
+def trajectory(gym, split, number, score):
+  """Returns an episode of one turn."""
   task = types.Task(
     gym, f"{split}{number}", split, 1, "s", {}, types.Secret({})
   )
@@ -50,7 +51,7 @@ def make_run(folder, seed, group_size=8, commit="abc", held_out_gyms=()):
   for stage, gain in GAINS.items():
     summary = scorecard.evaluation_summary(
       [
-        _trajectory(gym, split, i, ease[g, i] + gain - 0.1 * (split == "test"))
+        trajectory(gym, split, i, ease[g, i] + gain - 0.1 * (split == "test"))
         for g, gym in enumerate(("function", "travel"))
         for split in ("fresh", "test")
         for i in range(20)

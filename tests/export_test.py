@@ -17,7 +17,7 @@ from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import config_rules
 from userrl_jax import export
-from userrl_jax import recorder
+from userrl_jax import metrics
 from userrl_jax import sharding
 from userrl_jax.chat import tokenizers
 from userrl_jax.models import published
@@ -64,7 +64,7 @@ def _params(seed):
 def _write_run(config, **steps_of):
   """Writes what a run keeps: its config, and checkpoints of its stages."""
   values = config_fields.to_dict(config)
-  recorder.write_json(_run(config) / "config.json", values)
+  metrics.write_json(_run(config) / "config.json", values)
   tokenizer = None
   if config.tokenizer.kind == "huggingface":
     tokenizer = tokenizers.load(config.tokenizer.folder, "huggingface")

@@ -16,6 +16,7 @@ import pytest
 from userrl_jax import checkpoint
 from userrl_jax import config as config_lib
 from userrl_jax import config_hosts
+from userrl_jax import host_watch
 from userrl_jax import hosts
 from userrl_jax import hosts_rules
 from userrl_jax.chat import tokenizers
@@ -231,7 +232,7 @@ def test_a_lost_host_is_named_and_a_restart_goes_on(place, alone):
     lost_at = time.monotonic()
     _, errors = both[1 - doomed].communicate(timeout=120)
     assert time.monotonic() - lost_at < 60
-    assert both[1 - doomed].returncode == hosts.EXIT_CODE, errors
+    assert both[1 - doomed].returncode == host_watch.EXIT_CODE, errors
     [line] = [x for x in errors.splitlines() if x.startswith("error: ")]
     assert f"error: host {doomed} of 2 was last heard of" in line
     assert any(f"ago in phase {name};" in line for name in heard), line
@@ -268,10 +269,10 @@ def test_a_lost_host_is_named_and_a_restart_goes_on(place, alone):
 )
 def test_the_watch_says_whom_it_waits_for(change, host, kwargs, want):
   known = {
-    i: hosts.Heard(phase="rollout", phase_s=9.0, at=95.0) for i in range(3)
+    i: host_watch.Heard(phase="rollout", phase_s=9.0, at=95.0) for i in range(3)
   }
   known[host] = dataclasses.replace(known[host], **change)
-  said = hosts.verdict(known, 100.0, 30.0, 600.0, **kwargs)
+  said = host_watch.verdict(known, 100.0, 30.0, 600.0, **kwargs)
   assert said.startswith(want) and bool(said) == bool(want)
 
 

@@ -10,6 +10,7 @@ import pytest
 from userrl_jax import assembly
 from userrl_jax import config as config_lib
 from userrl_jax import flags
+from userrl_jax import metrics
 from userrl_jax import recorder
 from userrl_jax import stages
 from userrl_jax.learning import batching
@@ -234,8 +235,8 @@ def test_a_damaged_evaluation_is_named(parts):
 
 def test_json_is_written_all_or_nothing(tmp_path):
   path = tmp_path / "folder" / "x.json"
-  recorder.write_json(path, {"a": 1})
+  metrics.write_json(path, {"a": 1})
   with pytest.raises(TypeError):
-    recorder.write_json(path, {"a": object()})
+    metrics.write_json(path, {"a": object()})
   assert json.loads(path.read_text()) == {"a": 1}
   assert [p.name for p in path.parent.iterdir()] == ["x.json"]

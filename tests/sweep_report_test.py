@@ -5,29 +5,14 @@ import json
 import numpy as np
 import pytest
 
+from tests import compare_test
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import scorecard
 from userrl_jax import sweep_report
-from userrl_jax import types
 
 GAINS = {"rate=1": 0.2, "rate=2": 0.5, "rate=3": 0.4}
 BY_SEED = (0.0, 0.1, 0.2)  # what a seed adds in every setting
-
-
-def _trajectory(gym, number, score):
-  task = types.Task(gym, f"t{number}", "test", 1, "s", {}, types.Secret({}))
-  turn = types.Turn("x", types.Action("answer", "1"), "no", score)
-  return types.Trajectory(
-    task=task,
-    member=0,
-    iteration=0,
-    token_ids_T=np.zeros(0, np.int32),
-    logprobs_T=np.zeros(0, np.float32),
-    turn_ids_T=np.zeros(0, np.int32),
-    turns=(turn,),
-    stop_reason=types.StopReason.TERMINATED,
-  )
 
 
 def _member(folder, cell, seed, gyms=("function", "travel"), held_out=()):
@@ -42,7 +27,9 @@ def _member(folder, cell, seed, gyms=("function", "travel"), held_out=()):
   for stage, more in (("base", -0.1), ("grpo", 0.0), ("continued", 0.3)):
     summary = scorecard.evaluation_summary(
       [
-        _trajectory(gym, i, GAINS[cell] + BY_SEED[seed] + more + ease[i])
+        compare_test.trajectory(
+          gym, "test", i, GAINS[cell] + BY_SEED[seed] + more + ease[i]
+        )
         for gym in gyms
         for i in range(10)
       ],

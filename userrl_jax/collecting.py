@@ -31,7 +31,7 @@ from userrl_jax import flags
 from userrl_jax import gathering
 from userrl_jax import gyms
 from userrl_jax import hosts
-from userrl_jax import recorder
+from userrl_jax import metrics
 from userrl_jax import types
 from userrl_jax.agents import endpoint
 from userrl_jax.agents import policy
@@ -389,7 +389,7 @@ def _one_message(parts: assembly.Parts) -> Iterator[None]:
   except collect.TooManyInvalid as error:
     path = parts.folder / "transcripts" / "too_many_invalid.jsonl"
     if hosts.is_first():
-      recorder.write_transcripts(path, error.trajectories)
+      metrics.write_transcripts(path, error.trajectories)
     with flags.user_errors():
       raise ValueError(f"{error}; the failed episodes are in {path}") from error
   except types.SetupError:

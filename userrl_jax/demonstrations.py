@@ -25,6 +25,7 @@ from userrl_jax import flags
 from userrl_jax import gyms
 from userrl_jax import imported
 from userrl_jax import kept_episodes
+from userrl_jax import metrics
 from userrl_jax import pins
 from userrl_jax import recorder
 from userrl_jax import types
@@ -92,7 +93,7 @@ def make(parts: assembly.Parts, command: flags.Command) -> dict[str, Any]:
   folder = parts.folder / "demonstrations"
   exchange.write(folder / "dialogues.jsonl", written)
   exchange.write(folder / "sharegpt.json", written)
-  recorder.write_json(folder / "report.json", report)
+  metrics.write_json(folder / "report.json", report)
   run.tell(_text(report["gyms"]))
   run.tell(f"{len(written)} demonstrations: {folder / 'dialogues.jsonl'}")
   return report

@@ -27,6 +27,7 @@ from userrl_jax import flags
 from userrl_jax import forgetting
 from userrl_jax import hosts
 from userrl_jax import kept_episodes
+from userrl_jax import metrics
 from userrl_jax import pins
 from userrl_jax import recorder
 from userrl_jax import scorecard
@@ -102,7 +103,7 @@ def evaluate(
     kept.close()
   trajectories = [t for group in groups for t in group.trajectories]
   if hosts.is_first():
-    recorder.write_transcripts(
+    metrics.write_transcripts(
       parts.folder / "transcripts" / f"evaluation_{stage}.jsonl", trajectories
     )
   summary = scorecard.evaluation_summary(
@@ -116,7 +117,7 @@ def evaluate(
   if settings.forgetting_tasks and params is not None:
     summary["forgetting"] = forgetting.check(parts, params)
   if hosts.is_first():
-    recorder.write_json(recorder.evaluation_path(parts.folder, stage), summary)
+    metrics.write_json(recorder.evaluation_path(parts.folder, stage), summary)
   kept.remove()
   return summary
 

@@ -337,7 +337,7 @@ class Recorder:
         }
       )
       environment = first
-    write_json(path, environment)
+    metrics.write_json(path, environment)
 
   def _keep_config(self, goes_on: bool) -> None:
     path = self._parts.folder / "config.json"
@@ -358,7 +358,7 @@ class Recorder:
           "another --config.out_dir, or delete that folder"
         )
     if hosts.is_first():
-      write_json(path, config_fields.to_dict(config))
+      metrics.write_json(path, config_fields.to_dict(config))
 
 
 def _of_all_hosts(
@@ -405,15 +405,3 @@ def read_evaluation(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
       f"{path} must hold a finished evaluation, got {error}; restore a copy, "
       "or delete the file"
     ) from error
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes JSON atomically."""
-  metrics.write_json(path, value)
-
-
-def write_transcripts(
-  path: pathlib.Path, trajectories: Sequence[types.Trajectory]
-) -> None:
-  """Writes trajectories as JSON lines, atomically."""
-  metrics.write_transcripts(path, trajectories)

@@ -20,11 +20,10 @@ import re
 import sys
 from typing import Any
 
-import jinja2
-
 from userrl_jax import charts
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
+from userrl_jax import pages
 from userrl_jax import report_tables
 from userrl_jax import run_folder
 from userrl_jax import scorecard
@@ -83,13 +82,7 @@ def write(run_dir: str | pathlib.Path) -> pathlib.Path:
     ValueError: when there is no such folder.
   """
   run = run_folder.read(run_dir, MAX_TRAINING)
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
+  environment = pages.environment()
   environment.filters |= {"shorten": _shorten, "csp_hash": _csp_hash}
   trained, no_credit = report_tables.credited(run, MAX_TRAINING)
   colours = {stage: n for n, stage in enumerate(run.stages)}

@@ -145,7 +145,7 @@ class Selector:
     }
     path = self._parts.folder / _FILE
     known = json.loads(path.read_text()) if path.exists() else {}
-    recorder.write_json(path, {**known, name: record})
+    metrics.write_json(path, {**known, name: record})
     what = "held-out loss" if self._stage.dialogues else "score on dev tasks"
     self._run.tell(
       f"{name}: {what} {best.value:.3f} after step {best.num_steps}, the best "

@@ -12,10 +12,10 @@ import json
 import pathlib
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from userrl_jax import charts
+from userrl_jax import pages
 from userrl_jax import run_folder
 from userrl_jax import scorecard
 from userrl_jax import statistics
@@ -214,13 +214,6 @@ def _above(
 def _page(
   folder: pathlib.Path, members: Sequence[Member], summary: Summary
 ) -> str:
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
   title = "Score with 95% interval"
   estimates = [
     charts.Estimate(f"{n}", c.score.mean, c.score.low, c.score.high, 2)
@@ -228,20 +221,24 @@ def _page(
     if c.score
   ]
   head, rows = _rows(summary)
-  return environment.get_template(_TEMPLATE).render(
-    name=folder.name,
-    head=head,
-    rows=rows,
-    notes=summary.notes,
-    title=title,
-    chart=charts.intervals(estimates, title) if estimates else "",
-    members=[
-      {
-        "name": member.name,
-        "problem": member.problem,
-        "link": f"{member.folder.name}/report.html",
-        "has_report": (member.folder / "report.html").exists(),
-      }
-      for member in members
-    ],
+  return (
+    pages.environment()
+    .get_template(_TEMPLATE)
+    .render(
+      name=folder.name,
+      head=head,
+      rows=rows,
+      notes=summary.notes,
+      title=title,
+      chart=charts.intervals(estimates, title) if estimates else "",
+      members=[
+        {
+          "name": member.name,
+          "problem": member.problem,
+          "link": f"{member.folder.name}/report.html",
+          "has_report": (member.folder / "report.html").exists(),
+        }
+        for member in members
+      ],
+    )
   )

@@ -1,0 +1,183 @@
+"""Watches the hosts of a run: who is heard of, and who is lost or hangs.
+
+In: what each host does, told to the others over JAX's key-value store, a beat a
+second. Out: the end of this process, with a message that names the host and its
+phase, as soon as the hosts cannot go on together.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any, NoReturn
+
+import jax
+
+from userrl_jax import config_hosts
+
+EXIT_CODE = 75  # of a host that lost another: start the same command again
+BEAT_S = 1.0
+TOGETHER_S = 10.0  # within it, hosts that end for the same reason do so
+_KEY = "userrl_jax/hosts/"
+
+
+@dataclasses.dataclass
+class Heard:
+  """What is known of a host."""
+
+  beat: int = 0  # counts up as long as the host lives
+  phase: str = "start"
+  phase_s: float = 0.0  # how long it has been in it
+  ended: str | None = None  # why, once it has
+  at: float = 0.0  # when its last beat was heard, by our clock
+
+
+def verdict(
+  known: Mapping[int, Heard],
+  now: float,
+  timeout_s: float,
+  max_phase_s: float,
+  is_cut_off: bool = False,
+) -> str:
+  """Returns why hosts cannot go on; "" as long as they can.
+
+  Args:
+    known: of each host, this one included.
+    now: by the clock of `Heard.at`.
+    timeout_s: a host that was not heard of for longer is lost.
+    max_phase_s: a host that is longer in one phase hangs.
+    is_cut_off: host 0, over which all hear of each other, does not answer.
+  """
+  living = {}
+  for host, heard in sorted(known.items()):
+    who, silent_s = name(host, len(known)), now - heard.at
+    is_gone = is_cut_off and host == 0
+    if heard.ended is None:
+      living[host] = heard
+      if is_gone or silent_s > timeout_s:
+        return (
+          f"{who} was last heard of {silent_s:.0f} s ago in phase {heard.phase}"
+        )
+    elif heard.ended and (is_gone or silent_s > TOGETHER_S):
+      return f"{who} ended in phase {heard.phase}: {heard.ended}"
+  if not living:
+    return ""
+  # Whoever waits for it came to its own phase later.
+  host, slowest = max(living.items(), key=lambda pair: pair[1].phase_s)
+  if slowest.phase_s <= max_phase_s:
+    return ""
+  return (
+    f"{name(host, len(known))} has been in phase {slowest.phase} for "
+    f"{slowest.phase_s:.0f} s, more than hosts.max_phase_s"
+  )
+
+
+class Watch:
+  """Tells the other hosts that this one lives, and listens to them."""
+
+  def __init__(self, settings: config_hosts.Hosts, client: Any):
+    self.is_leaving = False
+    self._settings = settings
+    self._client = client
+    self._index, self._num_hosts = jax.process_index(), jax.process_count()
+    now = time.monotonic()
+    self._entered = now
+    self._own = Heard(at=now)
+    self._known = {host: Heard(at=now) for host in range(self._num_hosts)}
+    self._num_failures = 0  # of talking, the last ones
+    self._talked_at = now
+    self.aborting_at: float | None = None
+    self._has_news = threading.Event()
+    # Talking may take long where the coordinator is in trouble.
+    for loop in (self._talk_on, self._judge_on):
+      threading.Thread(target=loop, daemon=True).start()
+
+  def enter(self, phase: str) -> None:
+    """Begins a phase, and has the others know soon."""
+    self._own.phase, self._entered = phase, time.monotonic()
+    self._has_news.set()
+
+  def end(self, why: str) -> None:
+    """Tells the others that this host ends; "" is that it is done."""
+    self._own.ended = why
+    self._talk()
+
+  def wait_for_others(self, timeout_s: float) -> None:
+    """Waits until the other hosts end as well."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+      if all(h.ended is not None for h in self._known.values()):
+        return
+      time.sleep(BEAT_S / 4)
+
+  def _talk_on(self) -> None:
+    while not self.is_leaving:
+      self._talk()
+      self._has_news.wait(BEAT_S)
+      self._has_news.clear()
+
+  def _judge_on(self) -> None:
+    while not self.is_leaving:
+      self._judge()
+      time.sleep(BEAT_S)
+
+  def _talk(self) -> None:
+    """Sends a beat to the coordinator, and takes those of all hosts."""
+    self._own.beat += 1
+    self._own.phase_s = time.monotonic() - self._entered
+    text = json.dumps(dataclasses.asdict(self._own))
+    try:
+      self._client.key_value_set(
+        f"{_KEY}{self._index}", text, allow_overwrite=True
+      )
+      beats = self._client.key_value_dir_get(_KEY)
+    except RuntimeError:
+      self._num_failures += 1
+      return
+    self._num_failures = 0
+    now = self._talked_at = time.monotonic()
+    for key, text in beats:
+      host, new = int(key.rpartition("/")[2]), Heard(**json.loads(text))
+      old = self._known[host]
+      new.at = now if new.beat > old.beat else old.at
+      self._known[host] = new
+
+  def _is_cut_off(self) -> bool:
+    """Returns whether the coordinator does not answer any more."""
+    if self.aborting_at is None or self._talked_at > self.aborting_at:
+      return self._num_failures > 1
+    return time.monotonic() > self.aborting_at + 2 * BEAT_S
+
+  def _judge(self) -> None:
+    """Ends this process, with nobody to wait for, when hosts cannot go on."""
+    why = verdict(
+      self._known,
+      time.monotonic(),
+      self._settings.heartbeat_timeout_s,
+      self._settings.max_phase_s,
+      is_cut_off=self._is_cut_off(),
+    )
+    if not why or self.is_leaving:
+      return
+    print(
+      f"error: {why}; {name(self._index, self._num_hosts)} ends in phase "
+      f"{self._own.phase}. Start all hosts again with the same command: the "
+      "run goes on from its last checkpoint",
+      file=sys.stderr,
+    )
+    leave(EXIT_CODE)
+
+
+def leave(code: int) -> NoReturn:
+  """Ends the process at once: leaving in order would wait for lost hosts."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+def name(host: int, num_hosts: int) -> str:
+  """Returns what messages call a host."""
+  return f"host {host} of {num_hosts}"
