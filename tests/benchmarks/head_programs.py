@@ -83,15 +83,24 @@ def layer_temporaries(has_head: bool = True) -> int:
 
 def compile_s(num_layers: int) -> float:
   """Compiles a gradient through so many scanned layers; returns seconds."""
-  model = dataclasses.replace(
-    qwen3.PRESETS["qwen3_tiny"], num_layers=num_layers
-  )
-  lowered = jax.jit(jax.grad(mean_logprob(model))).lower(
-    *_arguments(model, 2, 64)
-  )
+  lowered = _through_layers(num_layers)
   begun = time.perf_counter()
   lowered.compile()
   return time.perf_counter() - begun
+
+
+def num_instructions(num_layers: int) -> int:
+  """Returns the size of that gradient's compiled program."""
+  text = _through_layers(num_layers).compile().as_text()
+  return sum(" = " in line for line in text.splitlines())
+
+
+def _through_layers(num_layers):
+  model = dataclasses.replace(
+    qwen3.PRESETS["qwen3_tiny"], num_layers=num_layers
+  )
+  gradient = jax.jit(jax.grad(mean_logprob(model)))
+  return gradient.lower(*_arguments(model, 2, 64))
 
 
 def mean_logprob(model: qwen3.Config):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import threading
 
 from userrl_jax import config as config_lib
 from userrl_jax import config_gyms
@@ -33,11 +34,22 @@ def user(base_url, **changes):
   )
 
 
-def moody(messages):
+def moody(messages, chance=random):
   """Plays the user of Telepathy by chance: never twice the same."""
   if '"right"' in messages[0]["content"]:
-    return json.dumps({"right": random.random() < 0.3})
-  return json.dumps({"answer": random.choice(("Yes", "No", "Maybe"))})
+    return json.dumps({"right": chance.random() < 0.3})
+  return json.dumps({"answer": chance.choice(("Yes", "No", "Maybe"))})
+
+
+def moody_in_order():
+  """Returns a moody user for one run: what comes n-th is answered alike."""
+  chances, lock = random.Random(0), threading.Lock()
+
+  def answer(messages):
+    with lock:
+      return moody(messages, chances)
+
+  return answer
 
 
 def judges(running):

@@ -1,6 +1,5 @@
-"""What compiled programs may take: memory of the head, time by depth."""
+"""What compiled programs may take: memory of the head, size by depth."""
 
-import jax
 import pytest
 
 from tests.benchmarks import head_programs
@@ -32,14 +31,8 @@ def test_the_head_adds_nothing_to_what_a_layer_needs(capsys):
 
 
 @pytest.mark.slow
-def test_compile_time_does_not_grow_with_depth(capsys):
-  head_programs.compile_s(1)  # what is only slow once
-  # The clock is noisy where other programs run: the best of several counts.
-  best = lambda num_layers: min(
-    head_programs.compile_s(num_layers) for _ in range(3)
-  )
-  few, many = best(4), best(36)
+def test_the_program_does_not_grow_with_depth(capsys):
+  few, many = (head_programs.num_instructions(n) for n in (4, 36))
   with capsys.disabled():
-    print(f" compile: 4 layers {few:.2f} s, 36 layers {many:.2f} s ")
-  assert many <= 1.5 * few
-  assert jax.default_backend() == "cpu"
+    print(f" 4 layers {few} instructions, 36 layers {many} ")
+  assert 1000 < many <= 1.05 * few
