@@ -62,6 +62,23 @@ def test_packed_segments_equal_rows_of_their_own():
     np.testing.assert_allclose(packed[:, part], alone, atol=1e-6)
 
 
+@pytest.mark.parametrize("T", [40, 150])
+def test_the_lean_gradient_is_that_of_autodiff(T):
+  rng = np.random.default_rng(3)
+  q, slope = rng.normal(size=(2, 2, T, 6, 8)).astype(np.float32)
+  k, v = rng.normal(size=(2, 2, T, 3, 8)).astype(np.float32)
+  segments = np.sort(rng.integers(0, 4, (2, T)))[:, ::-1].astype(np.int32)
+
+  def of(is_lean):
+    attend = lambda *x: attention.packed(*x, segments, "xla", is_lean)
+    out, back = jax.vjp(attend, q, k, v)
+    return out, *back(jnp.asarray(slope))
+
+  for got, want in zip(of(True), of(False), strict=True):
+    assert np.abs(want).max() > 0.1
+    np.testing.assert_allclose(got, want, atol=2e-6)
+
+
 @pytest.mark.parametrize("T", [128])
 def test_splash_equals_plain_attention_and_so_do_its_gradients(T):
   rng = np.random.default_rng(2)

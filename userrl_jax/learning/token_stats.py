@@ -30,8 +30,18 @@ def of_rows(
   A vocabulary of one slice has nothing to be cut; its dense form is computed in
   one piece, and faster.
   """
+  is_sliced = model_config.vocab_size > vocabulary_slices.SLICE
+  embedded_BTD = None
+  if is_sliced and model_config.tie_embeddings:
+    # Of a small matrix, a second gradient is no matter.
+    embedded_BTD, params = qwen3.embed(params, model_config, rows.token_ids)
   hidden_BTD, _ = qwen3.forward(
-    params, model_config, rows.token_ids, rows.positions, rows.segment_ids
+    params,
+    model_config,
+    rows.token_ids,
+    rows.positions,
+    rows.segment_ids,
+    embedded_BTD=embedded_BTD,
   )
   where = rows.sampled_positions, rows.targets, rows.slots >= 0
   options = dict(
@@ -39,7 +49,7 @@ def of_rows(
     temperature=temperature,
     entropy_gradient=entropy_gradient,
   )
-  if model_config.vocab_size <= vocabulary_slices.SLICE:
+  if not is_sliced:
     logits_of = functools.partial(qwen3.logits, params, model_config)
     return losses.sampled_token_stats(hidden_BTD, logits_of, *where, **options)
   head = vocabulary_slices.Head(

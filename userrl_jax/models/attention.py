@@ -97,6 +97,7 @@ def packed(
   v_BTNd: jax.Array,
   segment_ids_BT: jax.Array,
   implementation: str = "xla",
+  is_lean: bool = False,
 ) -> jax.Array:
   """Attends causally within each segment of a packed row.
 
@@ -107,30 +108,84 @@ def packed(
     segment_ids_BT: [B, T] int32; tokens see only tokens of their own segment
       that do not come later. 0 is padding.
     implementation: one of `IMPLEMENTATIONS`.
+    is_lean: whether the gradient of plain array code is to take little memory;
+      it is the same but for rounding.
 
   Returns:
     [B, T, H, d] in the dtype of `v_BTNd`.
   """
-  attend = _PACKED[implementation]
+  is_lean = is_lean and implementation == "xla"
+  attend = _packed_lean if is_lean else _PACKED[implementation]
   return attend(q_BTHd, k_BTNd, v_BTNd, segment_ids_BT)
 
 
 def _packed_xla(q_BTHd, k_BTNd, v_BTNd, segment_ids_BT):
   """Attends by blocks of queries; for `packed`."""
-  T = q_BTHd.shape[1]
-  blocks = []
-  for start in range(0, T, _QUERY_BLOCK):
-    stop = min(start + _QUERY_BLOCK, T)
-    blocks.append(
-      _packed_block(
-        q_BTHd[:, start:stop],
-        k_BTNd[:, :stop],
-        v_BTNd[:, :stop],
-        segment_ids_BT[:, start:stop],
-        segment_ids_BT[:, :stop],
-      )
+  return _packed_xla_forward(q_BTHd, k_BTNd, v_BTNd, segment_ids_BT)[0]
+
+
+def _packed_xla_forward(q_BTHd, k_BTNd, v_BTNd, segment_ids_BT):
+  blocks, weights = [], []
+  for start, stop in _query_blocks(q_BTHd.shape[1]):
+    out_BtHd, weights_BNGtS = _packed_block(
+      q_BTHd[:, start:stop],
+      k_BTNd[:, :stop],
+      v_BTNd[:, :stop],
+      segment_ids_BT[:, start:stop],
+      segment_ids_BT[:, :stop],
     )
-  return jnp.concatenate(blocks, axis=1)
+    blocks.append(out_BtHd)
+    weights.append(weights_BNGtS)
+  kept = q_BTHd, k_BTNd, v_BTNd, tuple(weights)
+  return jnp.concatenate(blocks, axis=1), kept
+
+
+def _packed_xla_backward(kept, slope_BTHd):
+  q_BTHd, k_BTNd, v_BTNd, weights = kept
+  T = k_BTNd.shape[1]
+  # Waits for the slope by adding nothing of it: else XLA would lay blocks out
+  # for here when the forward pass does, and keep them all until now.
+  slope_BTNGd = slope_BTHd.reshape(*k_BTNd.shape[:3], -1, k_BTNd.shape[3])
+  nothing_B1Nd = 0 * slope_BTNGd[:, :1, :, 0].astype(k_BTNd.dtype)
+  k_BTNd, v_BTNd = k_BTNd + nothing_B1Nd, v_BTNd + nothing_B1Nd
+  q_BTNGd = q_BTHd.reshape(slope_BTNGd.shape) + nothing_B1Nd[..., None, :]
+  q_BTHd = q_BTNGd.reshape(q_BTHd.shape)
+  blocks = []
+  for i, (start, stop) in reversed(list(enumerate(_query_blocks(T)))):
+    dq_BtHd, dk_BSNd, dv_BSNd = _packed_block_backward(
+      q_BTHd[:, start:stop],
+      k_BTNd[:, :stop],
+      v_BTNd[:, :stop],
+      weights[i],
+      slope_BTHd[:, start:stop],
+    )
+    blocks.append(dq_BtHd)
+    if stop == T:
+      dk_BTNd, dv_BTNd = dk_BSNd, dv_BSNd
+    else:
+      dk_BTNd = dk_BTNd.at[:, :stop].add(dk_BSNd)
+      dv_BTNd = dv_BTNd.at[:, :stop].add(dv_BSNd)
+  dq_BTHd = jnp.concatenate(blocks[::-1], axis=1)
+  same = lambda x, like: x.astype(like.dtype)
+  return (
+    same(dq_BTHd, q_BTHd),
+    same(dk_BTNd, k_BTNd),
+    same(dv_BTNd, v_BTNd),
+    None,
+  )
+
+
+# Autodiff gives every block's keys a gradient as long as the row, most of it
+# zeros, and holds all of them at once.
+_packed_lean = jax.custom_vjp(_packed_xla)
+_packed_lean.defvjp(_packed_xla_forward, _packed_xla_backward)
+
+
+def _query_blocks(T: int) -> list[tuple[int, int]]:
+  """Returns where the blocks of a row's queries start and stop."""
+  return [
+    (start, min(start + _QUERY_BLOCK, T)) for start in range(0, T, _QUERY_BLOCK)
+  ]
 
 
 def _packed_cudnn(q_BTHd, k_BTNd, v_BTNd, segment_ids_BT):
@@ -186,7 +241,7 @@ def _packed_splash(q_BTHd, k_BTNd, v_BTNd, segment_ids_BT, interpret=False):
 
 
 def _packed_block(q_BtHd, k_BSNd, v_BSNd, q_segments_Bt, k_segments_BS):
-  """Attends from the last t of S places to all S; for `packed`."""
+  """Attends from the last t of S places to all S; gives the weights as well."""
   B, t, H, d = q_BtHd.shape
   S, N = k_BSNd.shape[1:3]
   q_BtNGd = q_BtHd.reshape(B, t, N, H // N, d) * d**-0.5
@@ -196,9 +251,33 @@ def _packed_block(q_BtHd, k_BSNd, v_BSNd, q_segments_Bt, k_segments_BS):
   same_BtS = q_segments_Bt[:, :, None] == k_segments_BS[:, None, :]
   seen_BtS = same_BtS & jnp.tril(jnp.ones((t, S), bool), S - t)
   scores_BNGtS = jnp.where(seen_BtS[:, None, None], scores_BNGtS, _HIDDEN)
-  weights_BNGtS = jax.nn.softmax(scores_BNGtS).astype(v_BSNd.dtype)
-  out_BtNGd = jnp.einsum("bngts,bsnd->btngd", weights_BNGtS, v_BSNd)
-  return out_BtNGd.reshape(B, t, H, d)
+  weights_BNGtS = jax.nn.softmax(scores_BNGtS)
+  out_BtNGd = jnp.einsum(
+    "bngts,bsnd->btngd", weights_BNGtS.astype(v_BSNd.dtype), v_BSNd
+  )
+  return out_BtNGd.reshape(B, t, H, d), weights_BNGtS
+
+
+def _packed_block_backward(q_BtHd, k_BSNd, v_BSNd, weights_BNGtS, slope_BtHd):
+  """Returns the slopes of a block's queries, keys and values, in float32.
+
+  Of a weight p and its slope p', the slope of the score is p (p' - sum p p').
+  """
+  B, t, H, d = q_BtHd.shape
+  N, dtype = k_BSNd.shape[2], q_BtHd.dtype
+  wide = jnp.promote_types(dtype, jnp.float32)
+  product = functools.partial(jnp.einsum, preferred_element_type=wide)
+  q_BtNGd = q_BtHd.reshape(B, t, N, H // N, d) * d**-0.5
+  slope_BtNGd = slope_BtHd.reshape(q_BtNGd.shape)
+  dv_BSNd = product(
+    "bngts,btngd->bsnd", weights_BNGtS.astype(dtype), slope_BtNGd
+  )
+  of_weights = product("btngd,bsnd->bngts", slope_BtNGd, v_BSNd)
+  inner = (of_weights * weights_BNGtS).sum(-1, keepdims=True)
+  of_scores = (weights_BNGtS * (of_weights - inner)).astype(dtype)
+  dq_BtNGd = product("bngts,bsnd->btngd", of_scores, k_BSNd) * d**-0.5
+  dk_BSNd = product("bngts,btngd->bsnd", of_scores, q_BtNGd)
+  return dq_BtNGd.reshape(B, t, H, d), dk_BSNd, dv_BSNd
 
 
 def cached(

@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from userrl_jax.models import attention
+from userrl_jax.models import embedding
 from userrl_jax.models import lora
+from userrl_jax.models import products
 
 Params = Any
 
@@ -199,6 +201,7 @@ def forward(
   segment_ids_BT: jax.Array | None = None,
   cache: Cache | None = None,
   length: int | None = None,
+  embedded_BTD: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache | None]:
   """Computes the final hidden states, before the head.
 
@@ -217,20 +220,22 @@ def forward(
       own has been written.
     length: positions of the cache's rows to attend to, all by default; none
       of the tokens may lie beyond.
+    embedded_BTD: the tokens' embeddings, if they have been looked up before.
 
   Returns:
     ([B, T, D] compute dtype, the cache with these tokens written or None).
   """
   assert (segment_ids_BT is None) != (cache is None)
-  embedding_VD = params["embed"]["embedding"]
-  x_BTD = embedding_VD[tokens_BT].astype(config.dtype)
+  x_BTD = embedded_BTD
+  if x_BTD is None:
+    x_BTD = params["embed"]["embedding"][tokens_BT].astype(config.dtype)
   rope = rotary(config, positions_BT)
   block = Block(config)
   if cache is None:
 
     def attend(q, k, v):
-      out = attention.packed(q, k, v, segment_ids_BT, config.attention)
-      return out, None
+      name, is_lean = config.attention, config.remat == "full"
+      return attention.packed(q, k, v, segment_ids_BT, name, is_lean), None
 
     def layer(x, layer_params):
       return block.apply({"params": layer_params}, x, rope, attend)[0], None
@@ -261,6 +266,20 @@ def _attend_cached(keys_BNdC, values_BNCd, positions_BT, length, q, k, v):
     q, keys_BNdC[..., :length], values_BNCd[:, :, :length], positions_BT
   )
   return out, (keys_BNdC, values_BNCd)
+
+
+def embed(
+  params: Params, config: Config, tokens_BT: jax.Array
+) -> tuple[jax.Array, Params]:
+  """Looks tokens up for `forward`; the head must be that of what comes back.
+
+  Returns:
+    ([B, T, D] compute dtype, params): see `embedding.lookup`.
+  """
+  x_BTD, matrix_VD = embedding.lookup(
+    params["embed"]["embedding"], tokens_BT, config.dtype
+  )
+  return x_BTD, params | {"embed": {"embedding": matrix_VD}}
 
 
 def head_matrix(params: Params, config: Config) -> jax.Array:
@@ -317,7 +336,9 @@ class Dense(nn.Module):
   def __call__(self, x):
     kernel = self.param("kernel", _KERNEL_INIT, (x.shape[-1], self.size))
     if not self.has_variable("params", lora.A):
-      return x @ kernel.astype(x.dtype)
+      is_lean = self.config.remat == "full"
+      multiply = products.project if is_lean else jnp.matmul
+      return multiply(x, kernel.astype(x.dtype))
     a, b = (self.get_variable("params", name) for name in (lora.A, lora.B))
     return lora.project(x, kernel, a, b, self.config.adapter_scale)
 
