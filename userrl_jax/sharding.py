@@ -213,6 +213,11 @@ def vocab_parts(mesh: jax.sharding.Mesh, vocab_size: int) -> int:
   return _num_parts("vocab", mesh) if divides else 1
 
 
+def row_parts(mesh: jax.sharding.Mesh, num_rows: int) -> int:
+  """Returns into how many parts so many rows are split."""
+  return _num_parts("row", mesh) if _divides("row", num_rows, mesh) else 1
+
+
 def num_row_parts(mesh: jax.sharding.Mesh) -> int:
   """Returns over how many devices, or groups of them, rows are split."""
   return _num_parts("row", mesh)

@@ -97,6 +97,7 @@ def sampled_token_stats(
   part_size = V // num_parts
   tiles = _Tiles(
     head,
+    1 if head.mesh is None else sharding.row_parts(head.mesh, B),
     num_parts,
     part_size,
     min(slice_size, part_size),
@@ -123,9 +124,13 @@ class _Tiles:
   Where devices split the vocabulary, the matrix is [S, V/S, D] or [D, S, V/S]:
   every device slices the part that it has, all of them at the same places.
   Otherwise it stays as it is, since XLA would copy a reshaped one.
+
+  Where devices split the rows, in R parts, the gradient of a slice is summed
+  over each part's own rows first, chunk by chunk, and over the parts once.
   """
 
   head: Head
+  num_row_parts: int
   num_parts: int
   part_size: int
   slice_size: int
@@ -173,7 +178,7 @@ class _Tiles:
     """Returns a slice of the matrix in the compute dtype, D whole."""
     x = self.cut(matrix, i).astype(self.head.dtype)
     x = x if self.num_parts > 1 else jnp.expand_dims(x, self.axes.index("s"))
-    return self.placed(x, width=None)
+    return self.placed(x)
 
   def cut(self, matrix: jax.Array, i: jax.Array) -> jax.Array:
     """Returns a slice of the matrix, in its own form."""
@@ -189,20 +194,28 @@ class _Tiles:
       matrix, new, self.start(i), self._axis
     )
 
-  def placed(self, x: jax.Array, width: str | None) -> jax.Array:
-    """Places a slice: S over `tensor`, and D whole or over its own axes."""
+  def placed(self, x: jax.Array, axes: str = "") -> jax.Array:
+    """Places what has the form of `weights`, or other axes.
+
+    R and S are over the devices that split them; "D" over its own, "d" whole.
+    """
     mesh = self.head.mesh
     if mesh is None or mesh.size == 1:
       return x
     where = {
+      "r": sharding.MESH_AXES["row"] if self.num_row_parts > 1 else None,
       "s": sharding.MESH_AXES["vocab"] if self.num_parts > 1 else None,
-      "v": None,
-      "d": width,
+      "D": sharding.MESH_AXES["width"],
     }
-    spec = jax.sharding.PartitionSpec(*(where[axis] for axis in self.axes))
+    spec = [where.get(axis) for axis in axes or self.axes]
     return jax.lax.with_sharding_constraint(
-      x, jax.sharding.NamedSharding(mesh, spec)
+      x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
     )
+
+  def by_row_parts(self, x: jax.Array, axes: str) -> jax.Array:
+    """Splits B of an array, whose axes these are, into R parts in front."""
+    x = x.reshape(self.num_row_parts, -1, *x.shape[1:])
+    return self.placed(x, f"r{axes}")
 
   def logits(
     self, hidden_BcD: jax.Array, weights: jax.Array, counts_Ss: jax.Array
@@ -302,15 +315,19 @@ def _backward(tiles, kept, slopes):
         slope -= wide(of_entropy[c]) * p * (log_p + wide(entropy[c]))
       slope = jnp.where(counts_Ss, slope, 0.0).astype(dtype)
       if not tiles.head.is_frozen:
-        d_weights += _product(f"bcsv,bcd->{axes}", slope, hidden_CBcD[c])
+        d_weights += _product(
+          f"rbcsv,rbcd->r{axes}",
+          tiles.by_row_parts(slope, "bcsv"),
+          tiles.by_row_parts(hidden_CBcD[c], "bcd"),
+        )
       more = _product(f"bcsv,{axes}->bcd", slope, weights)
       return d_hidden.at[c].add(more), d_weights
 
-    zeros = tiles.placed(
-      jnp.zeros(weights.shape, wide_float), *sharding.MESH_AXES["width"]
-    )
+    shape = tiles.num_row_parts, *weights.shape
+    zeros = tiles.placed(jnp.zeros(shape, wide_float), f"r{axes}")
     d_hidden, d_weights = for_used(one_chunk, (d_hidden, zeros))
     if not tiles.head.is_frozen:
+      d_weights = tiles.placed(d_weights.sum(0), axes.replace("d", "D"))
       d_matrix = tiles.added(d_matrix, i, d_weights)
     return d_hidden, d_matrix
 
