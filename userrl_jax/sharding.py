@@ -262,6 +262,40 @@ def by_rows(
   return call
 
 
+def by_row(x: jax.Array, mesh: jax.sharding.Mesh | None) -> jax.Array:
+  """Keeps packed rows, [B, ...], where they are split, the rest of them whole.
+
+  Left to itself the compiler lets activations follow params that `fsdp` splits:
+  every device then computes a part of all rows and they add it up, twice a
+  matrix. None is one device.
+  """
+  if not _has_choice(mesh) or not _divides("row", x.shape[0], mesh):
+    return x
+  spec = jax.sharding.PartitionSpec(MESH_AXES["row"])
+  return jax.lax.with_sharding_constraint(
+    x, jax.sharding.NamedSharding(mesh, spec)
+  )
+
+
+def gathered(params: Any, mesh: jax.sharding.Mesh | None) -> Any:
+  """Gathers what `fsdp` splits of some params, for a device to compute with.
+
+  Args:
+    params: of one layer, or of what is beside the layers.
+    mesh: of the update; None is one device.
+  """
+  if not _has_choice(mesh):
+    return params
+  return jax.lax.with_sharding_constraint(
+    params, sampling_shardings(params, mesh)
+  )
+
+
+def _has_choice(mesh: jax.sharding.Mesh | None) -> bool:
+  """Returns whether params are split, so that activations could be, too."""
+  return mesh is not None and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
+
+
 def row_sharding(
   mesh: jax.sharding.Mesh, num_rows: int
 ) -> jax.sharding.NamedSharding:

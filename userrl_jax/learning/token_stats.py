@@ -10,6 +10,7 @@ import functools
 import jax
 
 from userrl_jax import config
+from userrl_jax import sharding
 from userrl_jax.learning import batching
 from userrl_jax.learning import losses
 from userrl_jax.learning import vocabulary_slices
@@ -41,6 +42,7 @@ def of_rows(
     rows.token_ids,
     rows.positions,
     rows.segment_ids,
+    mesh=mesh,
     embedded_BTD=embedded_BTD,
   )
   where = rows.sampled_positions, rows.targets, rows.slots >= 0
@@ -50,7 +52,9 @@ def of_rows(
     entropy_gradient=entropy_gradient,
   )
   if not is_sliced:
-    logits_of = functools.partial(qwen3.logits, params, model_config)
+    beside = {name: x for name, x in params.items() if name != "layers"}
+    beside = sharding.gathered(beside, mesh)
+    logits_of = functools.partial(qwen3.logits, beside, model_config)
     return losses.sampled_token_stats(hidden_BTD, logits_of, *where, **options)
   head = vocabulary_slices.Head(
     model_config.tie_embeddings,

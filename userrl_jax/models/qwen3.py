@@ -21,6 +21,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from userrl_jax import sharding
 from userrl_jax.models import attention
 from userrl_jax.models import embedding
 from userrl_jax.models import lora
@@ -201,6 +202,7 @@ def forward(
   segment_ids_BT: jax.Array | None = None,
   cache: Cache | None = None,
   length: int | None = None,
+  mesh: jax.sharding.Mesh | None = None,
   embedded_BTD: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache | None]:
   """Computes the final hidden states, before the head.
@@ -220,6 +222,7 @@ def forward(
       own has been written.
     length: positions of the cache's rows to attend to, all by default; none
       of the tokens may lie beyond.
+    mesh: whose devices share packed rows; None is one device.
     embedded_BTD: the tokens' embeddings, if they have been looked up before.
 
   Returns:
@@ -238,10 +241,13 @@ def forward(
       return attention.packed(q, k, v, segment_ids_BT, name, is_lean), None
 
     def layer(x, layer_params):
-      return block.apply({"params": layer_params}, x, rope, attend)[0], None
+      own = {"params": sharding.gathered(layer_params, mesh)}
+      x = block.apply(own, x, rope, attend)[0]
+      return sharding.by_row(x, mesh), None
 
     if config.remat == "full":
       layer = jax.checkpoint(layer, prevent_cse=False)
+    x_BTD = sharding.by_row(x_BTD, mesh)
     x_BTD, _ = jax.lax.scan(layer, x_BTD, params["layers"])
   else:
     keys, values = [], []
