@@ -12,5 +12,7 @@ install "[test]"
 # One more than there are cores, for tests that wait for processes of their own.
 cores="$(getconf _NPROCESSORS_ONLN)"
 workers="$((cores < 4 ? cores + 1 : 4))"
-# The tests of a file share a process, with its fixtures and compiled code.
-become "$python" -m pytest -n "$workers" --dist=loadfile "${arguments[@]}"
+# The tests of a file share a process, with its fixtures and compiled code; the
+# order in which files begin is conftest's.
+become "$python" -m pytest -n "$workers" --dist=loadfile \
+  --no-loadscope-reorder "${arguments[@]}"

@@ -17,7 +17,7 @@ from userrl_jax import flags
 from userrl_jax import recorder
 from userrl_jax import train
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def _config(folder, staleness, iterations=4):

@@ -23,6 +23,19 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 _SHARED = "USERRL_SHARED"
 
 
+def pytest_collection_modifyitems(config, items):
+  """Leaves out what is exhaustive, unless asked for; slow files go first.
+
+  A worker takes a file at a time, so one that starts late would run alone.
+  """
+  if "exhaustive" not in config.option.markexpr:
+    left_out = [i for i in items if i.get_closest_marker("exhaustive")]
+    items[:] = [i for i in items if not i.get_closest_marker("exhaustive")]
+    config.hook.pytest_deselected(items=left_out)
+  slow = {i.path for i in items if i.get_closest_marker("slow")}
+  items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
   """Returns the folder of shared facts, which a checkout alone does not have.

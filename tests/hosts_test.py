@@ -220,26 +220,31 @@ def test_two_hosts_train_what_one_does(place, alone):
 
 
 @pytest.mark.slow
-def test_a_lost_host_is_named_and_a_restart_goes_on(place, alone):
-  folder = place.folder / "killed"
-  for doomed, phase, times, heard in (
-    (1, "rollout", "2", ["rollout"]),
+@pytest.mark.parametrize(
+  "doomed,phase,heard",
+  [
+    pytest.param(1, "rollout", ["rollout"], marks=pytest.mark.exhaustive),
     # With host 0 goes what it said last, up to a second before.
-    (0, "update", "2", ["rollout", "exchange of episodes", "update"]),
-  ):
-    both = place.start_two("killed", doomed=doomed, when=(phase, times))
-    assert both[doomed].wait(timeout=600) == -signal.SIGKILL
-    lost_at = time.monotonic()
-    _, errors = both[1 - doomed].communicate(timeout=120)
-    assert time.monotonic() - lost_at < 60
-    assert both[1 - doomed].returncode == host_watch.EXIT_CODE, errors
-    [line] = [x for x in errors.splitlines() if x.startswith("error: ")]
-    assert f"error: host {doomed} of 2 was last heard of" in line
-    assert any(f"ago in phase {name};" in line for name in heard), line
+    (0, "update", ["rollout", "exchange of episodes", "update"]),
+  ],
+)
+def test_a_lost_host_is_named_and_a_restart_goes_on(
+  place, alone, doomed, phase, heard
+):
+  folder = place.folder / f"killed_{phase}"
+  both = place.start_two(folder.name, doomed=doomed, when=(phase, "2"))
+  assert both[doomed].wait(timeout=600) == -signal.SIGKILL
+  lost_at = time.monotonic()
+  _, errors = both[1 - doomed].communicate(timeout=120)
+  assert time.monotonic() - lost_at < 60
+  assert both[1 - doomed].returncode == host_watch.EXIT_CODE, errors
+  [line] = [x for x in errors.splitlines() if x.startswith("error: ")]
+  assert f"error: host {doomed} of 2 was last heard of" in line
+  assert any(f"ago in phase {name};" in line for name in heard), line
   # Both got somewhere, and neither to the end.
   steps = [line["step"] for line in _lines(folder / "metrics.jsonl")]
   assert steps and steps[-1] < NUM_STEPS - 1
-  _finished(place.start_two("killed"))
+  _finished(place.start_two(folder.name))
   _check_equal(folder, alone)
 
 

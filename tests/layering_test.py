@@ -1,6 +1,7 @@
 """Who may import whom (design §4), read off the imports themselves."""
 
 import ast
+import functools
 import importlib.util
 import pathlib
 import subprocess
@@ -54,6 +55,7 @@ def _imports(source: str, module: str, is_package: bool) -> set[str]:
   return found
 
 
+@functools.cache
 def _imported_by(module: str) -> set[str]:
   path = _FILES[module]
   return _imports(path.read_text(), module, path.name == "__init__.py")
@@ -72,6 +74,7 @@ def _ours(names: set[str]) -> set[str]:
   return modules
 
 
+@functools.cache
 def _reached_from(module: str) -> set[str]:
   """Returns all modules of the package that importing one runs."""
   reached: set[str] = set()

@@ -38,7 +38,8 @@ def get_config():
   c.checkpoint.every_steps = 1
   return c
 """
-pytestmark = pytest.mark.timeout(1800)  # all runs are in one fixture
+# All runs are in one fixture.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 GRID = (
   "--grid=base.optimizer.learning_rate=1e-3,1e-2",

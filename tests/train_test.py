@@ -298,27 +298,35 @@ def test_a_run_killed_in_each_stage_ends_like_one_that_was_not(place, finished):
   assert (folder / "report.html").exists()
 
 
-# (signal, steps of all stages after which it comes); then a random moment.
-_INTERRUPTIONS = (
-  (signal.SIGTERM, 2),
-  (signal.SIGKILL, 5),
-  (signal.SIGTERM, 12),
-  (signal.SIGKILL, 20),
-  (signal.SIGTERM, STAGES["base"] + STAGES["cold_start"]),
-  (signal.SIGINT, STAGES["base"] + STAGES["cold_start"] + 1),
-  (signal.SIGKILL, STAGES["base"] + STAGES["cold_start"] + 2),
-)
+def _interruptions(number):
+  """Returns (signal, steps of all stages after which it comes), in order."""
+  trained = STAGES["base"] + STAGES["cold_start"]
+  if number == 3:
+    return [
+      (signal.SIGTERM, 2),
+      (signal.SIGINT, trained + 1),
+      (signal.SIGKILL, trained + 2),
+    ]
+  chance = random.Random(number)
+  moments = sorted(chance.sample(range(1, trained + STAGES["grpo"]), number))
+  kinds = (signal.SIGKILL, signal.SIGTERM)
+  return [(kinds[i % 2], moment) for i, moment in enumerate(moments)]
 
 
 @pytest.mark.slow
-def test_interrupted_again_and_again_it_ends_as_if_it_was_not(place, finished):
+@pytest.mark.parametrize(
+  "number", [3, pytest.param(20, marks=pytest.mark.exhaustive)]
+)
+def test_interrupted_again_and_again_it_ends_as_if_it_was_not(
+  place, finished, number
+):
   whole, _ = finished
-  folder = place.folder / "interrupted"
+  folder = place.folder / f"interrupted_{number}"
   stages = ("base", "cold_start", "grpo")
   flag = f"--config.stages={','.join(stages)}"
-  random_delay = random.Random(len(_INTERRUPTIONS))
+  random_delay = random.Random(number)
   num_interrupted = 0
-  for number, num_steps in _INTERRUPTIONS:
+  for kind, num_steps in _interruptions(number):
     before = _inode(folder / "metrics.jsonl")
     process = place.start(folder.name, flag)
     while process.poll() is None:
@@ -330,19 +338,19 @@ def test_interrupted_again_and_again_it_ends_as_if_it_was_not(place, finished):
     if process.poll() is not None:
       break  # the signals before came so late that it was through
     num_interrupted += 1
-    process.send_signal(number)
+    process.send_signal(kind)
     out, errors = process.communicate(timeout=300)
-    if number == signal.SIGKILL:
+    if kind == signal.SIGKILL:
       assert process.returncode == -signal.SIGKILL
       continue
-    assert process.returncode == 128 + number, errors
-    assert f"ended by {number.name}; the same command goes on" in out
+    assert process.returncode == 128 + kind, errors
+    assert f"ended by {kind.name}; the same command goes on" in out
     assert "Traceback" not in errors
     # No finished step is lost, and no half of one is kept.
     last = _steps(folder)[-1]
     kept = (folder / "checkpoints" / last["stage"]).glob("[0-9]*")
     assert max(int(p.name) for p in kept) == last["step"] + 1
-  assert num_interrupted >= 5
+  assert num_interrupted >= 0.7 * number
   code, _, errors = place.run(folder.name, flag)
   assert code == 0, errors
   assert _steps(folder) == [x for x in _steps(whole) if x["stage"] in stages]
@@ -443,6 +451,7 @@ def _damage(folder, stage, step):
   return latest
 
 
+@pytest.mark.exhaustive
 def test_a_damaged_checkpoint_is_named_and_its_steps_done_again(
   place, finished
 ):

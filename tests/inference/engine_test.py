@@ -170,12 +170,15 @@ def test_counters_count_every_token(params):
 
 
 @pytest.mark.slow
-def test_10_000_mixed_turns_compile_few_programs(params):
+@pytest.mark.parametrize(
+  "num_turns", [1_000, pytest.param(10_000, marks=pytest.mark.exhaustive)]
+)
+def test_many_mixed_turns_compile_few_programs(params, num_turns):
   before = cache_lib.num_programs()
   settings = dataclasses.replace(
     small.SETTINGS, num_rows=96, num_lanes=61, decode_tokens=8
   )
-  script = small.Script(num_dialogues=2000, num_turns=5, group_size=2)
+  script = small.Script(num_dialogues=num_turns // 5, num_turns=5, group_size=2)
   mixed = dataclasses.replace(script, how=sampling.Sampling(0.8, top_p=0.9))
   small.run(params, script, settings)
   small.run(params, dataclasses.replace(mixed, num_dialogues=40), settings)

@@ -20,6 +20,8 @@ PACKING = config.Packing(
   row_length=64, rows_per_micro_batch=8, logprob_chunk=16
 )
 
+pytestmark = pytest.mark.slow
+
 
 def _three_updates(grpo, settings, devices, model_config, params, batches):
   mesh = sharding.make_mesh(settings, devices)
