@@ -9,6 +9,7 @@ In: the parts of a run and what its stages report. Out: `<out_dir>/`
   evaluations/                    scores, by stage
   dialogues/                      what stages imitate, made once
   checkpoints/<stage>/            where a killed run goes on
+  skipped/                        batches of updates that were not finite
 
 A stage that began earlier is restored by `begin`; what an interrupted run
 wrote after its last checkpoint is dropped, so files come out the same.
