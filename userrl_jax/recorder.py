@@ -155,6 +155,7 @@ class Recorder:
     self._watch = diagnostics.Watch(
       self.lines_of_stage("metrics.jsonl"),
       [line["name"] for line in self.lines_of_stage("diagnostics.jsonl")],
+      self._max_gap(),
     )
     self._step_start = time.monotonic()
     self._saver.begin(self._stream)
@@ -271,6 +272,14 @@ class Recorder:
       self._writers.close()
     minutes = (self._earlier_s + time.monotonic() - self._start) / 60
     self._console.print(f"done in {minutes:.1f} min; report: {report}")
+
+  def _max_gap(self) -> float:
+    """Returns what gap of log-probs is no illness here."""
+    c = self._parts.config
+    is_exact = c.model.dtype == "float32" and c.rollout.max_staleness == 0
+    # Elsewhere float32 products may be rounded like shorter numbers.
+    is_exact &= jax.default_backend() == "cpu"
+    return diagnostics.MAX_EXACT_GAP if is_exact else diagnostics.MAX_GAP
 
   def _tell(self, findings: Sequence[diagnostics.Finding]) -> None:
     for finding in findings:
