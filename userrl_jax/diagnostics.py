@@ -8,6 +8,7 @@ is no finding, so that one is worth reading.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ Numbers = Mapping[str, Any]  # of one step
 
 WINDOW = 5  # steps that are averaged, against noise
 TREND = 20  # steps that a line is fitted to
+# Nats a token between sampled and recomputed log-probs, on average, that
+# rounding or staleness may explain; and with float32 and the same params.
+MAX_GAP, MAX_EXACT_GAP = 0.05, 0.01
 
 _HELD_IN = ("train", "fresh")  # splits of structures that training has
 _HELD_OUT = ("test", "dev")
@@ -29,25 +33,35 @@ class Finding:
   message: str  # what is seen, and what to try
 
 
-def diagnose(history: Sequence[Numbers]) -> list[Finding]:
+def diagnose(
+  history: Sequence[Numbers], max_gap: float = MAX_GAP
+) -> list[Finding]:
   """Returns what is wrong at the last of the steps of a stage.
 
   Args:
     history: of one stage, oldest first. Steps without episodes, such as those
       of imitation, are left out: nothing is found there.
+    max_gap: that log-probs may have.
   """
   history = [numbers for numbers in history if "episode/num" in numbers]
-  found = [(name, check(history)) for name, check in CHECKS.items()]
+  of_gap = functools.partial(logprob_gap, limit=max_gap)
+  checks = CHECKS | {"logprob_gap": of_gap}
+  found = [(name, check(history)) for name, check in checks.items()]
   return [Finding(name, message) for name, message in found if message]
 
 
 class Watch:
   """Follows a stage step by step, and tells each finding once."""
 
-  def __init__(self, history: Sequence[Numbers] = (), told: Iterable[str] = ()):
+  def __init__(
+    self,
+    history: Sequence[Numbers] = (),
+    told: Iterable[str] = (),
+    max_gap: float = MAX_GAP,
+  ):
     """Goes on after past steps, with names of what was told of them."""
-    self.history = list(history)
-    self._told = set(told)
+    self.history, self._told = list(history), set(told)
+    self._max_gap = max_gap
 
   def step(self, numbers: Numbers) -> tuple[dict[str, float], list[Finding]]:
     """Takes in the numbers of a finished step.
@@ -57,7 +71,7 @@ class Watch:
       that were not told before.
     """
     self.history.append(numbers)
-    found = diagnose(self.history)
+    found = diagnose(self.history, self._max_gap)
     return {f"diagnosis/{f.name}": 1.0 for f in found}, self._new(found)
 
   def look(self, numbers: Numbers) -> list[Finding]:
@@ -193,11 +207,17 @@ def malformed(history: Sequence[Numbers]) -> str:
   )
 
 
-def logprob_gap(history: Sequence[Numbers]) -> str:
-  """Finds that sampled and recomputed log-probs differ by 0.05 nats a token."""
+def logprob_gap(history: Sequence[Numbers], limit: float = MAX_GAP) -> str:
+  """Finds that sampled and recomputed log-probs differ by more than a limit."""
   gap = _last(history, "rollout/logprob_gap")
-  if gap is None or gap < 0.05:
+  if gap is None or gap < limit:
     return ""
+  if limit < MAX_GAP:
+    return (
+      f"sampled tokens have other log-probs when trained on, by {gap:.3f} nats "
+      "on average, where float32 and max_staleness=0 leave room for rounding "
+      "alone: sampler and learner differ in params, temperature or context"
+    )
   return (
     f"sampled tokens have other log-probs when trained on, by {gap:.3f} nats "
     "on average; lower rollout.max_staleness or "

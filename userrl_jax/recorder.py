@@ -9,6 +9,7 @@ In: the parts of a run and what its stages report. Out: `<out_dir>/`
   evaluations/                    scores, by stage
   dialogues/                      what stages imitate, made once
   checkpoints/<stage>/            where a killed run goes on
+  skipped/                        batches of updates that were not finite
 
 A stage that began earlier is restored by `begin`; what an interrupted run
 wrote after its last checkpoint is dropped, so files come out the same.
@@ -154,6 +155,7 @@ class Recorder:
     self._watch = diagnostics.Watch(
       self.lines_of_stage("metrics.jsonl"),
       [line["name"] for line in self.lines_of_stage("diagnostics.jsonl")],
+      self._max_gap(),
     )
     self._step_start = time.monotonic()
     self._saver.begin(self._stream)
@@ -270,6 +272,14 @@ class Recorder:
       self._writers.close()
     minutes = (self._earlier_s + time.monotonic() - self._start) / 60
     self._console.print(f"done in {minutes:.1f} min; report: {report}")
+
+  def _max_gap(self) -> float:
+    """Returns what gap of log-probs is no illness here."""
+    c = self._parts.config
+    is_exact = c.model.dtype == "float32" and c.rollout.max_staleness == 0
+    # Elsewhere float32 products may be rounded like shorter numbers.
+    is_exact &= jax.default_backend() == "cpu"
+    return diagnostics.MAX_EXACT_GAP if is_exact else diagnostics.MAX_GAP
 
   def _tell(self, findings: Sequence[diagnostics.Finding]) -> None:
     for finding in findings:

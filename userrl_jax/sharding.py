@@ -277,6 +277,22 @@ def by_row(x: jax.Array, mesh: jax.sharding.Mesh | None) -> jax.Array:
   )
 
 
+def looked_up(x_BTD: jax.Array, mesh: jax.sharding.Mesh | None) -> jax.Array:
+  """Brings embeddings, of a matrix that `fsdp` splits, to their rows.
+
+  In two steps, each of which is one exchange: a compiler that is to make both
+  at once gathers all rows on every device.
+  """
+  width = MESH_AXES["width"]
+  if _has_choice(mesh) and _divides("width", x_BTD.shape[-1], mesh):
+    beside = tuple(axis for axis in MESH_AXES["row"] if axis not in width)
+    spec = jax.sharding.PartitionSpec(beside, None, width)
+    x_BTD = jax.lax.with_sharding_constraint(
+      x_BTD, jax.sharding.NamedSharding(mesh, spec)
+    )
+  return by_row(x_BTD, mesh)
+
+
 def gathered(params: Any, mesh: jax.sharding.Mesh | None) -> Any:
   """Gathers what `fsdp` splits of some params, for a device to compute with.
 

@@ -24,11 +24,13 @@ from userrl_jax import exchange
 from userrl_jax import flags
 from userrl_jax import hosts
 from userrl_jax import imported
+from userrl_jax import skipped
 from userrl_jax import types
 from userrl_jax.learning import batching
 from userrl_jax.learning import imitation
 from userrl_jax.learning import iterations
 from userrl_jax.learning import learner
+from userrl_jax.learning import soundness
 from userrl_jax.models import qwen3
 
 _ORACLE = "oracle"  # of cold_start.source: what is no path
@@ -114,7 +116,9 @@ def plan(parts: assembly.Parts) -> list[Stage]:
 def start(
   parts: assembly.Parts, stage: Stage
 ) -> tuple[learner.State, Callable[..., Any]]:
-  """Returns the state that a stage starts with, and its jitted update.
+  """Returns the state that a stage starts with, and its update.
+
+  The update is jitted; where it is skipped as not finite, `skipped` keeps why.
 
   Raises:
     SystemExit: with a message and code 2, when there are no params to start
@@ -128,13 +132,21 @@ def start(
   state = learner.init_state(
     params, stage.optimizer, stage.num_steps, parts.mesh
   )
+  settings: imitation.Settings | learner.Settings = _settings(parts, stage)
+  method, temperature = learner, c.rollout.temperature
   if stage.dialogues:
-    return state, imitation.make_update(
-      model,
-      imitation.Settings(stage.optimizer, c.packing, stage.num_steps),
-      parts.mesh,
-    )
-  return state, learner.make_update(model, _settings(parts, stage), parts.mesh)
+    settings = imitation.Settings(stage.optimizer, c.packing, stage.num_steps)
+    method, temperature = imitation, 1.0
+  of = model, settings, parts.mesh
+  return state, skipped.Update(
+    method.make_update(*of),
+    soundness.make_examine(
+      method.make_gradient(*of), model, c.packing, parts.mesh, temperature
+    ),
+    parts.mesh,
+    parts.folder,
+    stage.name,
+  )
 
 
 @flags.user_errors()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from userrl_jax import config
+from userrl_jax import diagnostics
 from userrl_jax import types
 from userrl_jax.learning import batching
 from userrl_jax.learning import credit
@@ -305,7 +306,7 @@ def test_gap_is_small_on_policy_and_shows_a_wrong_temperature(
     logprobs[t.turn_ids_T < 0] = 0
     return dataclasses.replace(t, logprobs_T=logprobs)
 
-  gaps = {}
+  gaps, told = {}, {}
   for temperature in (0.9, 1.0):
     groups = [
       types.Group(g.task, [resampled(t, temperature) for t in g.trajectories])
@@ -313,10 +314,15 @@ def test_gap_is_small_on_policy_and_shows_a_wrong_temperature(
     ]
     _, metrics = update(_start(params, mesh), _pack(groups))
     gaps[temperature] = metrics["rollout/logprob_gap_max"]
+    watch = diagnostics.Watch(max_gap=diagnostics.MAX_EXACT_GAP)
+    _, told[temperature] = watch.step(metrics | {"episode/num": 12})
     if temperature == 0.9:
       np.testing.assert_allclose(metrics["train/ratio"], 1, atol=1e-5)
       assert metrics["rollout/logprob_gap"] <= gaps[0.9] < 1e-5
   assert gaps[1.0] > 1e-3
+  # A run tells of it after its first step.
+  assert not told[0.9] and [f.name for f in told[1.0]] == ["logprob_gap"]
+  assert "temperature" in told[1.0][0].message
 
 
 def test_a_rewarded_token_becomes_likelier(

@@ -8,6 +8,7 @@ import pytest
 
 from userrl_jax import config
 from userrl_jax import sharding
+from userrl_jax import types
 from userrl_jax.learning import batching
 from userrl_jax.learning import imitation
 from userrl_jax.learning import learner
@@ -153,3 +154,69 @@ def test_every_shape_of_mesh_gives_one_loss_and_gradient(
     np.testing.assert_allclose(other_loss, loss, rtol=0, atol=1e-5)
     for got, want in zip(other_moments, moments, strict=True):
       np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+
+
+def _apart(groups, make_trajectory):
+  """Makes trajectories of which no two fit into a row of 32."""
+  rng = np.random.default_rng(5)
+  return [
+    types.Group(
+      group.task,
+      [
+        make_trajectory(
+          rng,
+          [int(rng.integers(8, 11)), 5],
+          t.rewards_K[:2] if len(t.turns) > 1 else [t.rewards_K[0], 0.25],
+          read=5,
+          member=t.member,
+          task_id=group.task.id,
+        )
+        for t in group.trajectories
+      ],
+    )
+    for group in groups
+  ]
+
+
+@pytest.mark.slow
+def test_accumulation_and_packing_give_the_same_updates(
+  eight_devices, make_groups, make_trajectory, model_config, params
+):
+  """Three updates, of rows each in its own or packed, in 1, 2 and 4 parts."""
+  if not eight_devices:
+    return
+  made = [_apart(make_groups(seed, P=8), make_trajectory) for seed in range(3)]
+  sizes = (1, 1, 1), (2, 2, 2)
+  seen = []
+  for mesh_sizes, row_length, rows in (
+    (sizes[0], 32, 32),
+    (sizes[1], 32, 32),
+    (sizes[1], 32, 16),
+    (sizes[1], 32, 8),
+    (sizes[1], 128, 8),
+    (sizes[1], 128, 4),
+  ):
+    packing = config.Packing(row_length, rows, logprob_chunk=16)
+    devices = jax.devices()[: int(np.prod(mesh_sizes))]
+    mesh = sharding.make_mesh(config.Mesh(*mesh_sizes), devices)
+    settings = learner.Settings(GRPO, packing, temperature=1.0)
+    update = learner.make_update(model_config, settings, mesh)
+    state = learner.init_state(params, GRPO.optimizer, 10, mesh)
+    shape = dict(group_size=4, max_turns=3, num_tasks=8, capacity=4)
+    losses, parts = [], []
+    for groups in made:
+      batch, stats = batching.pack(groups, packing, **shape)
+      assert (stats.num_rows == stats.num_trajectories) == (row_length == 32)
+      [batch] = learner.placed([batch], packing, mesh)
+      state, metrics = update(state, batch)
+      losses.append(float(metrics["train/loss"]))
+      parts.append(stats.num_micro_batches)
+    seen.append((parts[0], losses, jax.device_get(state[:2])))
+  assert [s[0] for s in seen] == [1, 1, 2, 4, 1, 2]
+  for _, losses, after in seen[1:]:
+    np.testing.assert_allclose(losses, seen[0][1], rtol=0, atol=1e-5)
+    jax.tree.map(
+      lambda g, w: np.testing.assert_allclose(g, w, rtol=0, atol=1e-5),
+      after,
+      seen[0][2],
+    )

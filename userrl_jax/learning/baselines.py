@@ -87,7 +87,8 @@ def flat_groups(
 
   A group is flat when max - min <= 1e-6 max(1, |s|). Without this test, eight
   scores of 0.7 get z = 0.056 in float32: their mean is not exactly 0.7, and the
-  rounding error is divided by a standard deviation that is almost 0.
+  rounding error is divided by a standard deviation that is almost 0. A score
+  that is not finite makes no group flat: it must not pass for nothing to learn.
 
   Returns:
     [P] bool; True for groups of at most one valid member.
@@ -95,7 +96,8 @@ def flat_groups(
   low_P = xp.where(valid_PG, scores_PG, xp.inf).min(-1)
   high_P = xp.where(valid_PG, scores_PG, -xp.inf).max(-1)
   size_P = xp.where(valid_PG, xp.abs(scores_PG), 0).max(-1)
-  return high_P - low_P <= FLAT_TOLERANCE * xp.maximum(size_P, 1)
+  is_close_P = high_P - low_P <= FLAT_TOLERANCE * xp.maximum(size_P, 1)
+  return is_close_P & xp.isfinite(size_P)
 
 
 def normalize(

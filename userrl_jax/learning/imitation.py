@@ -49,8 +49,22 @@ def make_update(
     ValueError: when the settings do not make sense together.
   """
   optimizer, schedule = optimizers.make(settings.optimizer, settings.num_steps)
+  return learner.compile_update(
+    make_gradient(model_config, settings, mesh),
+    model_config,
+    optimizer,
+    schedule,
+    settings.packing,
+    mesh,
+  )
 
-  def update(state, batch, frozen=None):
+
+def make_gradient(
+  model_config: qwen3.Config, settings: Settings, mesh: jax.sharding.Mesh
+) -> learner.Gradient:
+  """Builds what the supervised update computes before its step."""
+
+  def gradient(params, batch, frozen):
     num_tokens = learner.count_tokens(batch)
 
     def loss_of(params, rows):
@@ -68,20 +82,7 @@ def make_update(
       }
       return -stats.logprobs.sum() / num_tokens, (sums, {})
 
-    loss, grads, sums, _ = learner.accumulate(
-      loss_of, state.params, batch, mesh
-    )
-    state, metrics = learner.advance(
-      state,
-      loss,
-      grads,
-      learner.count_tokens(batch, at_least=0),
-      optimizer,
-      schedule,
-    )
-    metrics |= {name: value / num_tokens for name, value in sums.items()}
-    return state, metrics
+    loss, grads, sums, _ = learner.accumulate(loss_of, params, batch, mesh)
+    return loss, grads, {name: x / num_tokens for name, x in sums.items()}
 
-  return learner.compile_update(
-    update, model_config, optimizer, settings.packing, mesh
-  )
+  return gradient

@@ -30,6 +30,10 @@ from userrl_jax.models import qwen3
 
 Params = Any
 Metrics = dict[str, jax.Array]
+# (params, batch, frozen params or None) -> loss, its gradient, metrics.
+Gradient = Callable[
+  [Params, batching.Batch, Params], tuple[jax.Array, Params, Metrics]
+]
 
 
 class State(NamedTuple):
@@ -120,10 +124,24 @@ def make_update(
   optimizer, schedule = optimizers.make(
     grpo.optimizer, grpo.num_iterations * grpo.num_mini_batches
   )
+  return compile_update(
+    make_gradient(model_config, settings, mesh),
+    model_config,
+    optimizer,
+    schedule,
+    settings.packing,
+    mesh,
+    has_reference=grpo.kl_coef > 0,
+  )
 
-  def update(
-    state: State, batch: batching.Batch, frozen: Params = None
-  ) -> tuple[State, Metrics]:
+
+def make_gradient(
+  model_config: qwen3.Config, settings: Settings, mesh: jax.sharding.Mesh
+) -> Gradient:
+  """Builds what the GRPO update computes before its step; see `make_update`."""
+  grpo = settings.grpo
+
+  def gradient(params, batch, frozen):
     arrays = batch.rewards_PGK, batch.turn_mask_PGK, batch.num_tokens_PGK
     advantages_PGK = credit.group_advantages(
       *arrays, batch.valid_PG, grpo.credit, jnp, batch.facts_PGKF
@@ -181,22 +199,12 @@ def make_update(
       maxima = {"rollout/logprob_gap_max": gap_BM.max()}
       return loss / denominator, (sums, maxima)
 
-    loss, grads, sums, maxima = accumulate(loss_of, state.params, batch, mesh)
-    state, metrics = advance(
-      state, loss, grads, count_tokens(batch, at_least=0), optimizer, schedule
-    )
-    metrics |= {name: value / num_tokens for name, value in sums.items()}
+    loss, grads, sums, maxima = accumulate(loss_of, params, batch, mesh)
+    metrics = {name: value / num_tokens for name, value in sums.items()}
     metrics |= maxima | _group_metrics(scores_PG, batch.valid_PG)
-    return state, metrics
+    return loss, grads, metrics
 
-  return compile_update(
-    update,
-    model_config,
-    optimizer,
-    settings.packing,
-    mesh,
-    has_reference=grpo.kl_coef > 0,
-  )
+  return gradient
 
 
 def count_tokens(batch: batching.Batch, at_least: int = 1) -> jax.Array:
@@ -300,14 +308,15 @@ def advance(
 
 
 def compile_update(
-  update: Callable[[State, batching.Batch], tuple[State, Metrics]],
+  gradient: Gradient,
   model_config: qwen3.Config,
   optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
   packing: config.Packing,
   mesh: jax.sharding.Mesh,
   has_reference: bool = False,
 ) -> Callable[..., tuple[State, Metrics]]:
-  """Jits an update with the shardings of its state, batch and frozen params.
+  """Jits gradient and step, with shardings of state, batch and frozen params.
 
   The state is donated. Batches may be numpy arrays; they go where they belong.
 
@@ -318,6 +327,16 @@ def compile_update(
     raise ValueError(
       f"packing.logprob_chunk must be above 0; got {packing.logprob_chunk}"
     )
+
+  def update(
+    state: State, batch: batching.Batch, frozen: Params = None
+  ) -> tuple[State, Metrics]:
+    loss, grads, metrics = gradient(state.params, batch, frozen)
+    num_tokens = count_tokens(batch, at_least=0)
+    state, of_step = advance(
+      state, loss, grads, num_tokens, optimizer, schedule
+    )
+    return state, of_step | metrics
 
   def start(key):
     params = qwen3.init_trained(model_config, key)

@@ -178,7 +178,8 @@ class _Tiles:
     """Returns a slice of the matrix in the compute dtype, D whole."""
     x = self.cut(matrix, i).astype(self.head.dtype)
     x = x if self.num_parts > 1 else jnp.expand_dims(x, self.axes.index("s"))
-    return self.placed(x)
+    # First as the matrix lies: else all of it would be gathered, to be cut.
+    return self.placed(self.placed(x, self.axes.replace("d", "D")))
 
   def cut(self, matrix: jax.Array, i: jax.Array) -> jax.Array:
     """Returns a slice of the matrix, in its own form."""

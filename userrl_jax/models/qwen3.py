@@ -247,7 +247,7 @@ def forward(
 
     if config.remat == "full":
       layer = jax.checkpoint(layer, prevent_cse=False)
-    x_BTD = sharding.by_row(x_BTD, mesh)
+    x_BTD = sharding.looked_up(x_BTD, mesh)
     x_BTD, _ = jax.lax.scan(layer, x_BTD, params["layers"])
   else:
     keys, values = [], []
