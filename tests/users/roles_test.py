@@ -1,6 +1,7 @@
 """Which model is asked what: one that plays the user, and one that judges."""
 
 import asyncio
+import json
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from tests.clients import server
 from tests.gyms import fake_judge
 from userrl_jax import config
 from userrl_jax import gyms
+from userrl_jax import types
 from userrl_jax import underway
 from userrl_jax import users
 from userrl_jax.gyms import base
@@ -28,6 +30,9 @@ ROLES = {
   "turtle": ({"answer"}, {"points"}),
 }
 
+# What rules are sure of otherwise, and nobody is asked.
+BLURRED = {("search", "answer"), ("telepathy", "answer"), ("travel", "search")}
+
 
 def fields_of(request):
   """Returns the names of what a request asks for."""
@@ -36,20 +41,31 @@ def fields_of(request):
 
 
 async def moves(name, task, number):
-  """Returns what the demonstrator does, framed so that rules are not sure."""
+  """Returns what the demonstrator does, in words that rules are not sure of."""
   player = gyms.oracle(name)(task, base.episode_rng(task.id, number))
   known = await contract.play_async(
     gyms.make(name, SETTINGS), task, player.next_action
   )
-  framed = {"search": "answer", "telepathy": "answer", "travel": "search"}
   return [
-    type(m)(m.choice, f"{m.content}, I say")
-    if m.choice == framed.get(name) == "search"
-    else type(m)(m.choice, f"old {m.content}")
-    if m.choice == framed.get(name)
+    types.Action(m.choice, _blurred(name, m.content))
+    if (name, m.choice) in BLURRED
     else m
     for m in known.actions
   ]
+
+
+def _blurred(name, content):
+  if name == "travel":  # the item is not called by its name
+    return re.sub(r"^\w+", "what I need", content)
+  return f"old {content}"
+
+
+def verdict(messages, pays):
+  """Returns a verdict whose words tell nothing."""
+  found = json.loads(fake_judge.verdict(messages, pays))
+  return json.dumps(
+    {k: "Well, yes." if k in ("reply", "say") else v for k, v in found.items()}
+  )
 
 
 def play(name, judge, marks):
@@ -61,14 +77,9 @@ def play(name, judge, marks):
     marks: whether the model of that name pays.
   """
 
-  def answer(messages):
-    return fake_judge.verdict(messages, True)
-
   class Marker(server.Server):
     def _reply(self, path, key, body, fault):
-      self._answer = lambda messages: fake_judge.verdict(
-        messages, marks[body["model"]]
-      )
+      self._answer = lambda messages: verdict(messages, marks[body["model"]])
       return super()._reply(path, key, body, fault)
 
   async def run(base_url):
@@ -89,7 +100,7 @@ def play(name, judge, marks):
               break
     return rewards
 
-  with Marker(answer) as running:
+  with Marker(lambda messages: "") as running:
     rewards = asyncio.run(run(running.base_url))
     return rewards, list(running.log)
 
