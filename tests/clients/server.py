@@ -21,7 +21,7 @@ import time
 from typing import Any
 
 FAULTS = ("error", "busy", "slow", "drop", "broken", "refusal", "empty")
-# Only by `script`: rarer ways to fail, and any HTTP status as text.
+# Only where named: rarer ways to fail; in `script`, any HTTP status as text.
 RARE = ("declined", "cut", "null", "html", "garbled", "filtered", "drip")
 
 # No word border: in JSON the closing fence follows the n of an escaped newline.
@@ -79,7 +79,7 @@ class Server:
         the request without its random fence, and how often this body came: so
         reruns agree, whatever the order.
       seed: see there.
-      faults: kinds that may happen.
+      faults: kinds that may happen, of FAULTS and RARE.
       script: what the first requests meet, in order of arrival: of FAULTS,
         of RARE, an HTTP status, or "" for an answer.
       key: the only key that is let in; empty lets in any.
@@ -91,7 +91,7 @@ class Server:
       port: 0 picks a free one.
       dies_after: that many requests the process is killed; 0 for never.
     """
-    assert set(faults) <= set(FAULTS)
+    assert set(faults) <= {*FAULTS, *RARE}
     assert all(f in ("", *FAULTS, *RARE) or f.isdigit() for f in script)
     self.log: list[Request] = []
     self.num_connections = 0

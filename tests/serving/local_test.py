@@ -200,7 +200,7 @@ def get_config():
 """
 
 
-def policy_folder(folder, settings):
+def policy_folder(folder, settings, questions=("Is it big?",)):
   """Writes a policy that asks, or guesses: one as likely as the other."""
   gym = gyms.make("telepathy", settings)
   call = lambda choice, content: (
@@ -210,7 +210,10 @@ def policy_folder(folder, settings):
   return small.chain_folder(
     folder,
     "<tool_call>",
-    (call("action", "Is it big?"), call("answer", "a volcano")),
+    (
+      *(call("action", question) for question in questions),
+      call("answer", "a volcano"),
+    ),
     "</tool_call>",
     phrases=chat_lib.prompt_phrases(
       "brief", gym.system_prompt("brief"), gym.choices
