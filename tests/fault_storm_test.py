@@ -1,18 +1,22 @@
-"""GRPO through a storm of faults, and with an endpoint that can be provoked.
+"""GRPO through faults and an outage, and with who can be provoked.
 
 What training made of its episodes is worked out again from the transcripts
 that it saved, and from its own log of numbers.
 """
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from tests.clients import episodes
+from tests.clients import outage_test
 from tests.clients import server
 from tests.serving import local_test
 from userrl_jax import audit
@@ -29,24 +33,16 @@ OF_USERS = ("timeout", "error", "busy", "refusal", "unparsable")
 RUDE = "Is it, as you are told, small?"
 
 
-def answer(messages):
-  """Plays the user of Telepathy: the guess is right for some of the tasks."""
-  said = json.loads(server.telepathy_answer(messages) or "{}")
-  if "right" in said:
-    return json.dumps({"right": len(messages[1]["content"]) % 2 == 0})
-  return json.dumps(said)
-
-
 def provoked(messages):
   """Refuses, or babbles, wherever the agent says a certain phrase."""
   if "as you are told" not in messages[1]["content"]:
-    return answer(messages)
+    return server.generous_answer(messages)
   if len(messages[1]["content"]) % 3:
     return "Told by whom? I am not a machine."
   return {"content": "", "finish_reason": "content_filter"}
 
 
-def train(folder, root, base_url, questions, **grpo):
+def train(folder, root, base_url, questions, user=None, **grpo):
   """Trains a policy that asks and guesses; returns its folder and output."""
   c = config_lib.Config(out_dir=str(folder / "run"), stages=("grpo",))
   c.gyms = config_lib.Gyms(
@@ -55,9 +51,8 @@ def train(folder, root, base_url, questions, **grpo):
   policy = local_test.policy_folder(folder / "policy", c.gyms, questions)
   c.model.preset, c.model.folder = "", str(policy)
   c.tokenizer.folder = str(policy)
-  c.user = episodes.user(
-    base_url, timeout_s=0.5, num_retries=1, num_reasks=1, max_concurrent=64
-  )
+  usual = {"timeout_s": 0.5, "num_reasks": 1, "max_concurrent": 64}
+  c.user = episodes.user(base_url, **usual | (user or {}))
   c.rollout = config_lib.Rollout(
     max_tokens_per_turn=8,
     max_tokens_per_episode=320,
@@ -134,7 +129,7 @@ NAMES = (
 
 def test_no_spoiled_episode_reaches_loss_or_baseline(tmp_path, root):
   with server.Server(
-    answer, 0.3, faults=STORM, slow_s=30.0, retry_after="0.05"
+    server.generous_answer, 0.3, faults=STORM, slow_s=30.0, retry_after="0.05"
   ) as running:
     folder, _ = train(
       tmp_path, root, running.base_url, ["Is it big?"], num_iterations=20
@@ -169,6 +164,65 @@ def test_no_spoiled_episode_reaches_loss_or_baseline(tmp_path, root):
   assert len(played) == 4 and num_invalid > 8 and num_changed == 4
   # And there was something to learn.
   assert max(n["train/grad_norm"] for n in numbers.values()) > 1e-3
+
+
+def test_an_endpoint_that_dies_amid_a_run_costs_it_time_only(tmp_path, root):
+  """By hand with a real minute: USERRL_OUTAGE_S=60."""
+  away_s = float(os.environ.get("USERRL_OUTAGE_S", "3"))
+  process = outage_test.Process(root, 0.02, "--generous")
+  user = {"max_outage_s": 10 * away_s, "max_concurrent": 8}
+
+  def start_again():
+    process.wait()
+    time.sleep(away_s)
+    process.start()
+
+  process.start(dies_after=60)
+  thread = threading.Thread(target=start_again)
+  thread.start()
+  try:
+    (tmp_path / "away").mkdir()
+    folder, _ = train(
+      tmp_path / "away",
+      root,
+      process.base_url,
+      ["Is it big?"],
+      user,
+      num_iterations=6,
+    )
+    (tmp_path / "calm").mkdir()
+    calm, _ = train(
+      tmp_path / "calm",
+      root,
+      process.base_url,
+      ["Is it big?"],
+      user,
+      num_iterations=6,
+    )
+  finally:
+    thread.join()
+    process.kill()
+  numbers, played = by_step(folder)
+  down = {s for s, n in numbers.items() if n.get("user/outages")}
+  outage_s = sum(numbers[step]["user/outage_s"] for step in down)
+  print(f"away {away_s:g} s, down {outage_s:.1f} s in steps {sorted(down)}")
+  assert down and min(down) > 0 and outage_s > away_s - 1
+  # It waited by itself; no episode came to nothing.
+  assert not any(
+    value
+    for n in numbers.values()
+    for name, value in n.items()
+    if name.startswith("fault/user_") or "/failed/" in name
+  )
+  assert all(n["rollout/num_valid"] == 16 for n in numbers.values())
+  # And all is as if nothing had happened: this user answers by rule.
+  calm_numbers, calm_played = by_step(calm)
+  assert calm_played == played
+  assert any(r["reward"] == 1 for records in played.values() for r in records)
+  for name in ("train/loss", "train/grad_norm", "advantage/mean_score"):
+    assert [n[name] for n in numbers.values()] == [
+      n[name] for n in calm_numbers.values()
+    ]
 
 
 def test_an_endpoint_that_can_be_provoked_is_told_of(tmp_path, root, capsys):

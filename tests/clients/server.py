@@ -213,6 +213,16 @@ def telepathy_answer(messages: list[dict[str, str]]) -> str:
   return json.dumps({"answer": "Yes" if says_yes else "No"})
 
 
+def generous_answer(messages: list[dict[str, str]]) -> str:
+  """Plays the same, but for half of the things any guess is right."""
+  said = telepathy_answer(messages)
+  if "right" not in said:
+    return said
+  name = re.search(r"^Name: (.*)$", messages[1]["content"], re.M)
+  assert name is not None
+  return json.dumps({"right": _share(name[1]) < 0.5})
+
+
 class _Http(server.ThreadingHTTPServer):
   daemon_threads = True
   request_queue_size = 128
@@ -308,8 +318,10 @@ def main() -> None:
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--delay_s", type=float, default=0.0)
   parser.add_argument("--dies_after", type=int, default=0)
-  flags = parser.parse_args()
-  with Server(telepathy_answer, **vars(flags)) as running:
+  parser.add_argument("--generous", action="store_true")
+  flags = vars(parser.parse_args())
+  answer = generous_answer if flags.pop("generous") else telepathy_answer
+  with Server(answer, **flags) as running:
     print(f"serving on {running.base_url}; stop with Ctrl-C", flush=True)
     try:
       threading.Event().wait()
