@@ -67,6 +67,7 @@ class Server:
     slow_s: float = 30.0,
     retry_after: str = "0.1",
     takes_schemas: bool = True,
+    tokens: tuple[int, int] = (7, 3),
     port: int = 0,
     dies_after: int = 0,
   ):
@@ -88,6 +89,7 @@ class Server:
       slow_s: how long a slow one takes.
       retry_after: header of a `busy` reply.
       takes_schemas: whether a request may have a response_format.
+      tokens: in and out, that every answer is said to have taken.
       port: 0 picks a free one.
       dies_after: that many requests the process is killed; 0 for never.
     """
@@ -108,6 +110,7 @@ class Server:
     self._slow_s = slow_s
     self._retry_after = retry_after
     self._takes_schemas = takes_schemas
+    self._tokens = tokens
     self._dies_after = dies_after
     self._seen: collections.Counter[str] = collections.Counter()
     self._lock = threading.Lock()
@@ -181,7 +184,7 @@ class Server:
       return Reply(b"<p>Welcome</p>", content_type="text/html")
     if fault == "garbled":
       return Reply(b'{"choices": [')
-    reply = _completion(body, fault, self._answer)
+    reply = _completion(body, fault, self._answer, self._tokens)
     return dataclasses.replace(reply, drips=fault == "drip")
 
   def _fault(self, body: dict[str, Any]) -> str:
@@ -265,7 +268,7 @@ class _Handler(server.BaseHTTPRequestHandler):
     pass
 
 
-def _completion(body, fault, answer):
+def _completion(body, fault, answer, tokens):
   reason, refusal = "stop", None
   if fault == "broken":
     content: Any = '{"answer": "Yes", "rig'
@@ -291,7 +294,11 @@ def _completion(body, fault, answer):
     "created": int(time.time()),
     "model": body["model"],
     "choices": [{"index": 0, "message": message, "finish_reason": reason}],
-    "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+    "usage": {
+      "prompt_tokens": tokens[0],
+      "completion_tokens": tokens[1],
+      "total_tokens": sum(tokens),
+    },
   }
   return Reply(json.dumps(reply).encode())
 
