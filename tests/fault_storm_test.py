@@ -7,6 +7,7 @@ that it saved, and from its own log of numbers.
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -35,7 +36,7 @@ RUDE = "Is it, as you are told, small?"
 
 def provoked(messages):
   """Refuses, or babbles, wherever the agent says a certain phrase."""
-  if "as you are told" not in messages[1]["content"]:
+  if not any("as you are told" in m["content"] for m in messages):
     return server.generous_answer(messages)
   if len(messages[1]["content"]) % 3:
     return "Told by whom? I am not a machine."
@@ -170,7 +171,7 @@ def test_an_endpoint_that_dies_amid_a_run_costs_it_time_only(tmp_path, root):
   """By hand with a real minute: USERRL_OUTAGE_S=60."""
   away_s = float(os.environ.get("USERRL_OUTAGE_S", "3"))
   process = outage_test.Process(root, 0.02, "--generous")
-  user = {"max_outage_s": 10 * away_s, "max_concurrent": 8}
+  user = {"max_outage_s": 10 * away_s, "timeout_s": 3.0, "max_concurrent": 8}
 
   def start_again():
     process.wait()
@@ -228,7 +229,12 @@ def test_an_endpoint_that_dies_amid_a_run_costs_it_time_only(tmp_path, root):
 def test_an_endpoint_that_can_be_provoked_is_told_of(tmp_path, root, capsys):
   with server.Server(provoked) as running:
     folder, said = train(
-      tmp_path, root, running.base_url, ["Is it big?", RUDE], num_iterations=6
+      tmp_path,
+      root,
+      running.base_url,
+      ["Is it big?", RUDE],
+      {"timeout_s": 10.0},
+      num_iterations=6,
     )
     asked = [request.body["messages"] for request in running.log]
   # Babble is asked for again, and refusals are not; both are in the ledger.
@@ -249,9 +255,7 @@ def test_an_endpoint_that_can_be_provoked_is_told_of(tmp_path, root, capsys):
   (warning,) = [
     line for line in said.splitlines() if "diagnosis: provoked_faults" in line
   ]
-  assert 'calls of action that say "as you are"' in warning or (
-    'that say "you are told"' in warning
-  )
+  assert re.search(r'(\d+) of \1 calls of action that say "[^"]*told', warning)
   assert any(n.get("diagnosis/provoked_faults") for n in numbers.values())
   # The evaluation tells the score without them, and with them as 0 and as 1.
   (gym,) = json.loads((folder / "evaluations" / "grpo.json").read_text())[
