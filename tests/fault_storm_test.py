@@ -6,7 +6,6 @@ that it saved, and from its own log of numbers.
 
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -43,8 +42,26 @@ def provoked(messages):
   return {"content": "", "finish_reason": "content_filter"}
 
 
-def train(folder, root, base_url, questions, user=None, **grpo):
-  """Trains a policy that asks and guesses; returns its folder and output."""
+def train(folder, root, base_url, questions, user=None, code=0, **grpo):
+  """Trains a policy that asks and guesses; returns its folder and output.
+
+  What the folder began already goes on.
+  """
+  recipe = folder / "run.py"
+  if not recipe.exists():
+    write_recipe(folder, base_url, questions, user or {}, grpo)
+  done = subprocess.run(
+    [sys.executable, "-m", "userrl_jax.train", f"--config={recipe}"],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert done.returncode == code, done.stderr
+  return folder / "run", done.stdout + done.stderr
+
+
+def write_recipe(folder, base_url, questions, user, grpo):
   c = config_lib.Config(out_dir=str(folder / "run"), stages=("grpo",))
   c.gyms = config_lib.Gyms(
     names=("telepathy",), num_train_tasks=8, num_test_tasks=8, max_turns=3
@@ -53,7 +70,7 @@ def train(folder, root, base_url, questions, user=None, **grpo):
   c.model.preset, c.model.folder = "", str(policy)
   c.tokenizer.folder = str(policy)
   usual = {"timeout_s": 0.5, "num_reasks": 1, "max_concurrent": 64}
-  c.user = episodes.user(base_url, **usual | (user or {}))
+  c.user = episodes.user(base_url, **usual | user)
   c.rollout = config_lib.Rollout(
     max_tokens_per_turn=8,
     max_tokens_per_episode=320,
@@ -67,19 +84,9 @@ def train(folder, root, base_url, questions, user=None, **grpo):
   c.evaluation.num_tasks = 8
   c.evaluation.num_attempts = 2
   config_rules.validate(c)
-  recipe = folder / "run.py"
-  recipe.write_text(local_test.RECIPE)
   values = config_fields.to_dict(c)
-  recipe.with_suffix(".json").write_text(json.dumps(values))
-  done = subprocess.run(
-    [sys.executable, "-m", "userrl_jax.train", f"--config={recipe}"],
-    cwd=root,
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == 0, done.stderr
-  return pathlib.Path(c.out_dir), done.stdout
+  (folder / "run.json").write_text(json.dumps(values))
+  (folder / "run.py").write_text(local_test.RECIPE)
 
 
 def lines_of(path):
@@ -165,6 +172,38 @@ def test_no_spoiled_episode_reaches_loss_or_baseline(tmp_path, root):
   assert len(played) == 4 and num_invalid > 8 and num_changed == 4
   # And there was something to learn.
   assert max(n["train/grad_norm"] for n in numbers.values()) > 1e-3
+
+
+def test_too_many_faults_stop_a_run_that_then_goes_on(tmp_path, root):
+  num_left = 40  # answers
+
+  def refuses(messages):
+    nonlocal num_left
+    num_left -= 1
+    if num_left > 0:
+      return server.generous_answer(messages)
+    return {"content": "", "finish_reason": "content_filter"}
+
+  with server.Server(refuses) as running:
+    given = (tmp_path, root, running.base_url, ["Is it big?"])
+    user = {"timeout_s": 10.0}
+    folder, said = train(*given, user, code=2, num_iterations=6)
+    assert "at most 90% of episodes may be invalid" in said
+    num_done = len(lines_of(folder / "metrics.jsonl"))
+    assert 0 < num_done < 6
+    # What was learned is kept first, and no step was taken on the rest.
+    assert f"grpo: kept a checkpoint after step {num_done}" in said
+    assert (folder / "checkpoints" / "grpo" / str(num_done)).is_dir()
+    failed = lines_of(folder / "transcripts" / "too_many_invalid.jsonl")
+    assert {record["fault"] for record in failed} == {"user_refusal"}
+    num_left = 1_000_000
+    _, said = train(*given, user, num_iterations=6)
+    assert f"grpo: goes on after step {num_done} of 6" in said
+  numbers, _ = by_step(folder)
+  assert list(numbers) == list(range(6))
+  assert all(
+    numbers[step]["rollout/num_valid"] == 16 for step in range(num_done, 6)
+  )
 
 
 def test_an_endpoint_that_dies_amid_a_run_costs_it_time_only(tmp_path, root):
