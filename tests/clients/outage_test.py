@@ -46,7 +46,7 @@ class Process:
 
   def wait(self):
     """Waits until it has died."""
-    assert self._process.wait(60.0) == -signal.SIGKILL
+    assert self._process.wait(600.0) == -signal.SIGKILL
     self._process.stdout.close()
 
   def kill(self):
