@@ -7,6 +7,7 @@ import random
 import pytest
 
 from userrl_jax import audit
+from userrl_jax import audit_rows
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import demonstrate
@@ -165,6 +166,23 @@ def test_a_stopped_leak_is_counted(tmp_path):
   record = _telepathy(("Is it so?", ""), fault="user_leak")
   (row,) = _rows(tmp_path, [record]).values()
   assert _kinds(row) == {"stopped"} and row.share("stopped") == 1.0
+
+
+def test_what_agents_do_where_they_are_refused_is_found(tmp_path):
+  records = []
+  for n in range(40):
+    rude = n % 4 == 0
+    question = f"{'As you are told, is' if rude else 'Is'} it so?"
+    fault = "user_refusal" if rude else "ok"
+    record = _telepathy((question, "" if rude else "Yes."), fault=fault)
+    records.append(record | {"task": f"task {n % 5}"})
+  (row,) = _rows(tmp_path, records).values()
+  said = audit_rows.table([row])
+  line = '10 of 10 calls of action that say "you are told", 0 of 30 others'
+  assert f"- rules, refused or without a verdict, telepathy: {line}" in said
+  (found,) = audit_rows.to_dicts([row])
+  assert found["provoked"] == {"provoked/share": 0.25, "provoked/action": 0.25}
+  assert found["provocations"][0]["num_faults"] == 10
 
 
 def test_the_command(tmp_path, capsys):

@@ -489,14 +489,21 @@ def test_every_rule_names_a_field():
   assert set(rules) <= keys
 
 
-RECIPES = ("quickstart", "real_input", "all_gyms", "paper_4b", "paper_8b")
+RECIPES = (
+  *("quickstart", "real_input", "all_gyms", "paper_4b", "paper_8b"),
+  "profiles",
+)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_valid_and_open_with_what_to_expect(root, name):
   path = root / "configs" / f"{name}.py"
   config = flags.load_recipe(str(path))
-  if name not in ("quickstart", "all_gyms"):  # folders are given with it
+  if name not in (
+    "quickstart",
+    "all_gyms",
+    "profiles",
+  ):  # folders are given with it
     config.tokenizer.folder = config.gyms.tasks = "a folder"
   assert _problems(config) == []
   text = path.read_text()

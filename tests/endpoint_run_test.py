@@ -142,8 +142,15 @@ def test_a_recorded_run_is_played_again_offline(tmp_path, root):
 
 
 def test_a_spent_budget_stops_with_a_checkpoint_and_goes_on(tmp_path, root):
-  changes = {"grpo__num_iterations": 4, "cold_start__episodes_per_step": 2}
-  with server.Server(server.telepathy_answer) as running:
+  changes = {
+    "grpo__num_iterations": 4,
+    "cold_start__episodes_per_step": 2,
+    "user__max_tokens": 16,
+    "user__usd_per_million_in": 1.0,
+    "user__usd_per_million_out": 4.0,
+  }
+  usd = (400 * 1.0 + 16 * 4.0) / 1e6  # of a call
+  with server.Server(server.telepathy_answer, tokens=(400, 16)) as running:
     config = make_config(tmp_path / "run", running.base_url, **changes)
     # Stopped before GRPO, then amid it, then not at all.
     config.budget.max_calls = 10
@@ -157,15 +164,20 @@ def test_a_spent_budget_stops_with_a_checkpoint_and_goes_on(tmp_path, root):
     of_all = json.loads((tmp_path / "whole" / "budget.json").read_text())
     num_others = sum(x["calls"] for x in of_all["spent"]) - sum(per_iteration)
     running.log.clear()
-    config.budget.max_calls = 10 + int(num_others + sum(per_iteration[:2]))
+    # Half-way by cost, and room for the most that one more call may cost.
+    num_half = 10 + num_others + sum(per_iteration[:2])
+    config.budget.max_usd = float(num_half * usd + 2000e-6)
     done = run(config, root)
-    assert done.returncode == 3, done.stderr
-    assert len(running.log) <= config.budget.max_calls - 10
+    assert done.returncode == 3 and "budget.max_usd" in done.stderr, done.stderr
+    assert (10 + len(running.log)) * usd <= config.budget.max_usd
+    spent = json.loads((tmp_path / "run" / "budget.json").read_text())
+    told = sum(x["usd"] for x in spent["spent"])
+    assert told == pytest.approx((10 + len(running.log)) * usd, rel=1e-9)
     num_done = len(of_grpo(config))
     kept = tmp_path / "run" / "checkpoints" / "grpo" / str(num_done)
     assert 0 < num_done < 4 and kept.is_dir(), done.stdout
     assert f"checkpoint after step {num_done}" in done.stdout
-    config.budget.max_calls = 10_000
+    config.budget.max_usd *= 10
     done = run(config, root)
     assert done.returncode == 0, done.stderr
     assert [line["step"] for line in of_grpo(config)] == list(range(4))

@@ -2,6 +2,8 @@
 
 import types as python_types
 
+import pytest
+
 from userrl_jax import config as config_lib
 from userrl_jax import forecast
 from userrl_jax import stages
@@ -34,7 +36,7 @@ def test_calls_are_tasks_times_group_times_turns():
   some.config.budget.max_usd = 2.5
   text = forecast.text(some, plan)
   assert text.startswith("at most 1,310 calls") and "grpo 560" in text
-  assert "at most $3.35 for what it writes" in text  # 256 tokens a call
+  assert "at most $3.35 for what is written" in text  # 256 tokens a call
   assert text.endswith("budget: 2.5 dollars")
 
 
@@ -46,6 +48,35 @@ def test_held_out_gyms_are_asked_in_evaluations_only():
   assert forecast.calls(some, plan) == before | {
     "evaluations": 4 * 4 * 10 * 5  # telepathy and these three
   }
+
+
+@pytest.mark.parametrize(
+  ("gym", "one_model", "two"),
+  # Verdicts that a turn asks for: on a message and for the words of the reply.
+  [
+    ("function", 0, 0),
+    ("intention", 2, 2),
+    ("persuade", 1, 2),  # one tells both, two tell each their own
+    ("telepathy", 1, 1),
+    ("travel", 2, 2),
+  ],
+)
+def test_some_turns_ask_twice(gym, one_model, two):
+  some = parts(kind="endpoint", model="m", usd_per_million_out=1.0)
+  some.config.gyms.names = (gym,)
+  for num, model, who in (
+    (one_model, "", "the user"),
+    (two, "j", "user and judge"),
+  ):
+    some.config.judge = config_lib.Judge(model=model, usd_per_million_out=3.0)
+    plan = stages.plan(some)
+    asked = forecast.calls(some, plan)
+    assert asked["grpo"] == 7 * 4 * 8 * 5 * num
+    total = sum(asked.values())
+    said = forecast.text(some, plan)
+    assert said.startswith(f"at most {total:,} calls of {who}, ")
+    usd = total * 256 * (3.0 if model else 1.0) / 1e6  # the dearer of the two
+    assert f"at most ${usd:,.2f} for what is written" in said
 
 
 def test_rules_cost_nothing():

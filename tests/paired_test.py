@@ -37,6 +37,35 @@ def write(path, solved, pins=PINS, temperature=1.0):
   return path
 
 
+def test_kinds_of_users_are_told_apart():
+  def evaluation(solved):
+    empty = np.zeros(0, np.int32)
+    played = [
+      types.Trajectory(
+        types.Task(gym, f"t{i}", "test", 1, "s", {}, types.Secret({})),
+        *(member, 0, empty, empty, empty),
+        turns=(types.Turn("x", None, "", float(solved[profile](i))),),
+        stop_reason=types.StopReason.TERMINATED,
+        profile=profile,
+      )
+      for gym in ("tau", "search")
+      for member, profile in enumerate(solved)
+      for i in range(8)
+    ]
+    summary = scorecard.evaluation_summary(played, "x", 1.0, seed=0)
+    return scorecard.Evaluation.from_dict(summary)
+
+  a = evaluation({"terse": lambda i: i == 0, "wrong": lambda i: i < 4})
+  b = evaluation({"terse": lambda i: i < 7, "wrong": lambda i: i < 4})
+  lines = paired.table(a, b).splitlines()
+  found = {tuple(r.strip(" |").split(" | ")[:3]) for r in lines[2:] if r}
+  # Over both kinds of users, and with each.
+  for gym in ("tau", "search", "mean of gyms"):
+    assert (gym, "score", "+0.375") in found
+    assert (f"{gym}, terse users", "score", "+0.750") in found
+    assert (f"{gym}, wrong users", "score", "+0.000") in found
+
+
 def test_the_table_has_the_tests(tmp_path, capsys):
   a = {"tau": [0, 0, 0, 0, 0, 0, 0, 1], "search": [1, 0]}
   b = {"tau": [1, 1, 1, 1, 1, 1, 1, 0], "search": [1, 0]}

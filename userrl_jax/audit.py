@@ -2,8 +2,9 @@
 
 `python -m userrl_jax.audit RUN...` reads `RUN/transcripts/` and prints in
 Markdown, for each kind of user and gym, what share of turns had one of
-`audit_rows.KINDS`, how consistent and how diverse replies were, and where to
-read the first of each; `--json FILE` writes all of them.
+`audit_rows.KINDS`, how consistent and how diverse replies were, where to read
+the first of each, and what agents did where they were refused; `--json FILE`
+writes all of them.
 
 What is true, and what may be told when, comes from playing the same moves again
 before the gym's own user by rules, which is exact for tasks that rules know.
@@ -26,6 +27,7 @@ from typing import Any
 from userrl_jax import audit_rows
 from userrl_jax import config_fields
 from userrl_jax import gyms
+from userrl_jax import provocations
 from userrl_jax import types
 from userrl_jax.gyms import base
 from userrl_jax.rollout import collect
@@ -207,6 +209,7 @@ def _add(
 ) -> None:
   """Counts the turns of an episode, and what is found in them."""
   row.num_episodes += 1
+  row.turns += provocations.of_record(record)
   known = [truth for truth in truths if truth is not None]
   at_end = known[-1].after if known else frozenset()
   talk = gyms.GYMS[row.gym].Gym.talk if row.gym in gyms.GYMS else ""

@@ -10,6 +10,8 @@ import dataclasses
 import math
 from typing import Any
 
+from userrl_jax import provocations
+
 # Kind -> what it means, and the turns that its share is of.
 KINDS = {
   "leak": "tells what rules would have hidden to the end; of checked turns",
@@ -63,6 +65,8 @@ class Row:
   replies: collections.Counter[str] = dataclasses.field(
     default_factory=collections.Counter
   )
+  # Turns that tell which of the agent's doings go with refusals.
+  turns: list[provocations.Asked] = dataclasses.field(default_factory=list)
 
   def share(self, kind: str) -> float | None:
     """Returns the share of turns with a kind; None where it is of nothing."""
@@ -111,9 +115,13 @@ def table(rows: Sequence[Row]) -> str:
     for kind in KINDS
     for f in [f for f in row.findings if f.kind == kind][:_NUM_EXAMPLES]
   ]
-  return "\n\n".join(
-    filter(None, (text, "\n".join(notes), "\n".join(examples)))
-  )
+  provoked = [
+    f"- {row.user}, refused or without a verdict, {behaviour}"
+    for row in rows
+    for behaviour in provocations.behaviours(row.turns)
+  ]
+  parts = (text, *map("\n".join, (notes, examples, provoked)))
+  return "\n\n".join(filter(None, parts))
 
 
 def to_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -128,6 +136,10 @@ def to_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
       "consistency": row.consistency[0],
       "pairs": row.consistency[1],
       "diversity": row.diversity,
+      "provoked": provocations.numbers(row.turns),
+      "provocations": [
+        dataclasses.asdict(b) for b in provocations.behaviours(row.turns)
+      ],
       "findings": [dataclasses.asdict(f) for f in row.findings],
     }
     for row in rows

@@ -63,15 +63,21 @@ class Watch:
     self.history, self._told = list(history), set(told)
     self._max_gap = max_gap
 
-  def step(self, numbers: Numbers) -> tuple[dict[str, float], list[Finding]]:
+  def step(
+    self, numbers: Numbers, also: Sequence[Finding] = ()
+  ) -> tuple[dict[str, float], list[Finding]]:
     """Takes in the numbers of a finished step.
+
+    Args:
+      numbers: of the step.
+      also: what was found in its episodes, of which numbers do not tell.
 
     Returns:
       diagnosis/<name>: 1 for each finding that holds now; and the findings
       that were not told before.
     """
     self.history.append(numbers)
-    found = diagnose(self.history, self._max_gap)
+    found = [*diagnose(self.history, self._max_gap), *also]
     return {f"diagnosis/{f.name}": 1.0 for f in found}, self._new(found)
 
   def look(self, numbers: Numbers) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""How often a run will ask the model that answers as the user, at most.
+"""How often a run will ask the models that answer and judge, at most.
 
 In: the parts of a run and its stages. Out: calls, by what they are for, before
 the first of them is made. Tasks x group x turns x calls a turn, where nobody
@@ -13,8 +13,6 @@ from userrl_jax import config as config_lib
 from userrl_jax import gyms
 from userrl_jax import stages
 
-_CALLS_A_TURN = 1
-
 
 def calls(
   parts: assembly.Parts, plan: Sequence[stages.Stage]
@@ -23,7 +21,8 @@ def calls(
   c = parts.config
   if c.user.kind == "scripted":
     return {}
-  share = _share_with_user(c.gyms.names)
+  is_apart = c.judge.model != ""
+  each = _calls_a_turn(c.gyms.names, is_apart)
   num_tasks = len(parts.tasks)
   demonstrated = min(c.cold_start.num_tasks or num_tasks, num_tasks)
   num_made = {
@@ -43,16 +42,15 @@ def calls(
   played = c.gyms.names + e.held_out_gyms
   one = e.num_tasks * len(e.splits) * len(played) * e.num_attempts
   one *= max(1, len(e.profiles))
-  asked = {name: math.ceil(n * share) for name, n in episodes.items()}
-  asked["evaluations"] = math.ceil(one * len(plan) * _share_with_user(played))
-  return {
-    name: n * c.gyms.max_turns * _CALLS_A_TURN for name, n in asked.items()
-  }
+  asked = {name: math.ceil(n * each) for name, n in episodes.items()}
+  each = _calls_a_turn(played, is_apart)
+  asked["evaluations"] = math.ceil(one * len(plan) * each)
+  return {name: n * c.gyms.max_turns for name, n in asked.items()}
 
 
-def _share_with_user(names: Sequence[str]) -> float:
-  """Returns the share of gyms in which somebody answers."""
-  return sum(map(gyms.has_user, names)) / len(names)
+def _calls_a_turn(names: Sequence[str], is_apart: bool) -> float:
+  """Returns the most calls of a turn, the mean of gyms: tasks are as many."""
+  return sum(gyms.max_asked(name, is_apart) for name in names) / len(names)
 
 
 def text(parts: assembly.Parts, plan: Sequence[stages.Stage]) -> str:
@@ -65,13 +63,18 @@ def text(parts: assembly.Parts, plan: Sequence[stages.Stage]) -> str:
   if not of:
     return ""
   total = sum(of.values())
-  line = f"at most {total:,} calls of the user, unless something is asked again"
+  c = parts.config
+  who = "user and judge" if c.judge.model else "the user"
+  line = f"at most {total:,} calls of {who}, unless something is asked again"
   line += f" ({', '.join(f'{name} {n:,}' for name, n in of.items())})"
-  user = parts.config.user
-  if user.usd_per_million_out:
-    usd = total * user.max_tokens * user.usd_per_million_out / 1e6
-    line += f"; at most ${usd:,.2f} for what it writes"
-  caps = parts.config.budget
+  priced: list[config_lib.User | config_lib.Judge] = [c.user]
+  if c.judge.model:
+    priced.append(c.judge)
+  dearest = max(s.max_tokens * s.usd_per_million_out for s in priced)
+  if dearest:
+    usd = total * dearest / 1e6
+    line += f"; at most ${usd:,.2f} for what is written"
+  caps = c.budget
   cap = {
     "calls": caps.max_calls,
     "tokens": caps.max_tokens,

@@ -4,11 +4,12 @@
 and prints in Markdown by how much B is above A, gym by gym, in score and in
 success: the bootstrap interval, on how many tasks it is better and worse, and
 the p of the sign test and of the sign-flip permutation test. With several gyms
-the macro difference follows. What makes them less comparable stands below.
+the macro difference follows, and both again for each kind of user that both
+met. What makes them less comparable stands below.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 import pathlib
 import sys
@@ -18,6 +19,8 @@ from userrl_jax import statistics
 
 # What should be the same, if only the agent or the params are compared.
 _SAME = ("tasks", "user", "config", "tokenizer", "version")
+
+_Gyms = Mapping[str, scorecard.GymEvaluation]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,21 +67,34 @@ def table(a: scorecard.Evaluation, b: scorecard.Evaluation) -> str:
   head = ["gym", "measure", "b - a", "95% interval", "tasks", "better"]
   rows = [[*head, "worse", "sign p", "permutation p"]]
   rows.append(["---"] * len(rows[0]))
+  rows += _rows(a.gyms, b.gyms, "")
+  for profile in a.profiles:
+    if profile in b.profiles:
+      of_users = f", {profile} users"
+      rows += _rows(a.profiles[profile], b.profiles[profile], of_users)
+  lines = [f"| {' | '.join(row)} |" for row in rows]
+  return "\n".join([*lines, *(f"\nNote: {note}." for note in _notes(a, b))])
+
+
+def _rows(a: _Gyms, b: _Gyms, of_users: str) -> list[list[str]]:
+  """Returns the tests of all gyms that both played, and of their mean."""
+  rows = []
+  gyms = [gym for gym in a if gym in b]
   for gym in gyms:
-    own = [e.gyms[gym] for e in (a, b)]
+    own = [side[gym] for side in (a, b)]
     for name, sides in (
       ("score", [side.scores_by_task for side in own]),
       ("success", [side.success_by_task for side in own]),
     ):
       if all(sides):
-        rows.append([gym, name, *_cells(statistics.paired_test(*sides))])
+        cells = _cells(statistics.paired_test(*sides))
+        rows.append([f"{gym}{of_users}", name, *cells])
   if len(gyms) > 1:
-    macro = statistics.paired_macro_difference(
-      [({g: a.scores[g] for g in gyms}, {g: b.scores[g] for g in gyms})]
-    )
-    rows.append(["mean of gyms", "score", *_difference(macro), *[""] * 4])
-  lines = [f"| {' | '.join(row)} |" for row in rows]
-  return "\n".join([*lines, *(f"\nNote: {note}." for note in _notes(a, b))])
+    scores = [{g: side[g].scores_by_task for g in gyms} for side in (a, b)]
+    macro = statistics.paired_macro_difference([(scores[0], scores[1])])
+    cells = [*_difference(macro), *[""] * 4]
+    rows.append([f"mean of gyms{of_users}", "score", *cells])
+  return rows
 
 
 def _cells(test: statistics.PairedTest) -> list[str]:

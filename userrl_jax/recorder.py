@@ -37,6 +37,7 @@ from userrl_jax import environment as environment_lib
 from userrl_jax import flags
 from userrl_jax import hosts
 from userrl_jax import metrics
+from userrl_jax import provocations
 from userrl_jax import saving
 from userrl_jax import stages
 from userrl_jax import types
@@ -182,13 +183,15 @@ class Recorder:
       "train/padding": packed.pad_share,
       "train/programs": self._update._cache_size(),
     }
+    played = [t for group in groups for t in group.trajectories]
+    asked = provocations.of_trajectories(played)
     if groups:
       engine = self._parts.engine
       counters, counts = _of_all_hosts(
         engine.take_counters(), self._parts.user.take_counts()
       )
       numbers |= metrics.summarize_groups(groups)
-      numbers |= counts
+      numbers |= counts | provocations.numbers(asked)
       numbers |= {
         "train/flat_groups_dropped": packed.num_flat_groups,
         "rollout/tokens_sampled": counters.tokens_sampled,
@@ -205,14 +208,12 @@ class Recorder:
       }
     name, num_steps = self._stage.name, self._stage.num_steps
     time_s = self._earlier_s + now - self._start
-    holding, findings = self._watch.step(numbers)
+    holding, findings = self._watch.step(numbers, provocations.findings(asked))
     if self._writers is not None:
       self._writers.write(name, step, numbers | holding, time_s)
       self._writers.write_findings(name, step, findings)
       if groups and step % _TRANSCRIPTS_EVERY == 0:
-        self._writers.write_transcripts(
-          name, step, [t for g in groups for t in g.trajectories]
-        )
+        self._writers.write_transcripts(name, step, played)
     if groups or (step + 1) % 20 == 0 or step + 1 == num_steps:
       self._console.show(name, step, num_steps, numbers)
     self._tell(findings)

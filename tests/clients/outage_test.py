@@ -26,10 +26,10 @@ def table():
 class Process:
   """The server as a process of its own, which can die."""
 
-  def __init__(self, root, delay_s=0.02):
+  def __init__(self, root, delay_s=0.02, *flags):
     with socket.create_server(("127.0.0.1", 0)) as taken:
       self._port = taken.getsockname()[1]
-    self._root, self._delay_s = root, delay_s
+    self._root, self._delay_s, self._flags = root, delay_s, flags
     self.base_url = f"http://127.0.0.1:{self._port}/v1"
 
   def start(self, dies_after=0):
@@ -37,7 +37,7 @@ class Process:
       [
         *(sys.executable, "-m", "tests.clients.server"),
         *("--port", str(self._port), "--delay_s", str(self._delay_s)),
-        *("--dies_after", str(dies_after)),
+        *("--dies_after", str(dies_after), *self._flags),
       ],
       cwd=self._root,
       stdout=subprocess.PIPE,
@@ -46,7 +46,7 @@ class Process:
 
   def wait(self):
     """Waits until it has died."""
-    assert self._process.wait(60.0) == -signal.SIGKILL
+    assert self._process.wait(600.0) == -signal.SIGKILL
     self._process.stdout.close()
 
   def kill(self):

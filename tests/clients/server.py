@@ -21,7 +21,7 @@ import time
 from typing import Any
 
 FAULTS = ("error", "busy", "slow", "drop", "broken", "refusal", "empty")
-# Only by `script`: rarer ways to fail, and any HTTP status as text.
+# Only where named: rarer ways to fail; in `script`, any HTTP status as text.
 RARE = ("declined", "cut", "null", "html", "garbled", "filtered", "drip")
 
 # No word border: in JSON the closing fence follows the n of an escaped newline.
@@ -67,6 +67,7 @@ class Server:
     slow_s: float = 30.0,
     retry_after: str = "0.1",
     takes_schemas: bool = True,
+    tokens: tuple[int, int] = (7, 3),
     port: int = 0,
     dies_after: int = 0,
   ):
@@ -79,7 +80,7 @@ class Server:
         the request without its random fence, and how often this body came: so
         reruns agree, whatever the order.
       seed: see there.
-      faults: kinds that may happen.
+      faults: kinds that may happen, of FAULTS and RARE.
       script: what the first requests meet, in order of arrival: of FAULTS,
         of RARE, an HTTP status, or "" for an answer.
       key: the only key that is let in; empty lets in any.
@@ -88,10 +89,11 @@ class Server:
       slow_s: how long a slow one takes.
       retry_after: header of a `busy` reply.
       takes_schemas: whether a request may have a response_format.
+      tokens: in and out, that every answer is said to have taken.
       port: 0 picks a free one.
       dies_after: that many requests the process is killed; 0 for never.
     """
-    assert set(faults) <= set(FAULTS)
+    assert set(faults) <= {*FAULTS, *RARE}
     assert all(f in ("", *FAULTS, *RARE) or f.isdigit() for f in script)
     self.log: list[Request] = []
     self.num_connections = 0
@@ -108,6 +110,7 @@ class Server:
     self._slow_s = slow_s
     self._retry_after = retry_after
     self._takes_schemas = takes_schemas
+    self._tokens = tokens
     self._dies_after = dies_after
     self._seen: collections.Counter[str] = collections.Counter()
     self._lock = threading.Lock()
@@ -181,7 +184,7 @@ class Server:
       return Reply(b"<p>Welcome</p>", content_type="text/html")
     if fault == "garbled":
       return Reply(b'{"choices": [')
-    reply = _completion(body, fault, self._answer)
+    reply = _completion(body, fault, self._answer, self._tokens)
     return dataclasses.replace(reply, drips=fault == "drip")
 
   def _fault(self, body: dict[str, Any]) -> str:
@@ -211,6 +214,16 @@ def telepathy_answer(messages: list[dict[str, str]]) -> str:
     return json.dumps({"right": _plain(text) == _plain(name[1])})
   says_yes = _share(_plain(name[1]), _plain(text)) < 0.5
   return json.dumps({"answer": "Yes" if says_yes else "No"})
+
+
+def generous_answer(messages: list[dict[str, str]]) -> str:
+  """Plays the same, but for half of the things any guess is right."""
+  said = telepathy_answer(messages)
+  if "right" not in said:
+    return said
+  name = re.search(r"^Name: (.*)$", messages[1]["content"], re.M)
+  assert name is not None
+  return json.dumps({"right": _share(name[1]) < 0.5})
 
 
 class _Http(server.ThreadingHTTPServer):
@@ -255,7 +268,7 @@ class _Handler(server.BaseHTTPRequestHandler):
     pass
 
 
-def _completion(body, fault, answer):
+def _completion(body, fault, answer, tokens):
   reason, refusal = "stop", None
   if fault == "broken":
     content: Any = '{"answer": "Yes", "rig'
@@ -281,7 +294,11 @@ def _completion(body, fault, answer):
     "created": int(time.time()),
     "model": body["model"],
     "choices": [{"index": 0, "message": message, "finish_reason": reason}],
-    "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+    "usage": {
+      "prompt_tokens": tokens[0],
+      "completion_tokens": tokens[1],
+      "total_tokens": sum(tokens),
+    },
   }
   return Reply(json.dumps(reply).encode())
 
@@ -308,8 +325,10 @@ def main() -> None:
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--delay_s", type=float, default=0.0)
   parser.add_argument("--dies_after", type=int, default=0)
-  flags = parser.parse_args()
-  with Server(telepathy_answer, **vars(flags)) as running:
+  parser.add_argument("--generous", action="store_true")
+  flags = vars(parser.parse_args())
+  answer = generous_answer if flags.pop("generous") else telepathy_answer
+  with Server(answer, **flags) as running:
     print(f"serving on {running.base_url}; stop with Ctrl-C", flush=True)
     try:
       threading.Event().wait()

@@ -67,10 +67,11 @@ def verdict(messages, pays):
   if fields == ("points",):
     count = int(re.search(r"has (\d+) integers", question)[1])
     found = {"points": [2 * pays] * count}
-  elif fields == ("reply", "stance"):
+  elif "stance" in fields:
     before = re.findall(r"^Your stance before .*: (.*)$", question, re.M)[-1]
     stance = "Strongly Disagree" if pays else before
     found = {"reply": _quote(messages), "stance": stance}
+    found = {field: found[field] for field in fields}
   elif fields == ("say", "agrees", "settled"):
     found = {"say": _quote(messages), "agrees": pays, "settled": pays}
   elif fields == ("kind", "covered"):

@@ -1,6 +1,7 @@
 """The `openai` client, as it is, against the app: chats, tools, errors."""
 
 import asyncio
+import contextlib
 import json
 import threading
 
@@ -82,8 +83,14 @@ def test_64_clients_at_once_get_what_they_get_one_by_one(random_host):
   texts = [f"what is {i} and {i * i}?" for i in range(64)]
 
   async def together(running):
-    client = running.client(kind=openai.AsyncOpenAI)
-    return await asyncio.gather(*(ask(client, text) for text in texts))
+    async with contextlib.AsyncExitStack() as opened:
+      clients = [
+        await opened.enter_async_context(
+          running.client(kind=openai.AsyncOpenAI)
+        )
+        for _ in texts
+      ]
+      return await asyncio.gather(*map(ask, clients, texts))
 
   with Running(random_host) as running:
     before = random_host.engine.counters.device_calls

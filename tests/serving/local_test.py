@@ -200,7 +200,7 @@ def get_config():
 """
 
 
-def policy_folder(folder, settings):
+def policy_folder(folder, settings, questions=("Is it big?",)):
   """Writes a policy that asks, or guesses: one as likely as the other."""
   gym = gyms.make("telepathy", settings)
   call = lambda choice, content: (
@@ -210,7 +210,10 @@ def policy_folder(folder, settings):
   return small.chain_folder(
     folder,
     "<tool_call>",
-    (call("action", "Is it big?"), call("answer", "a volcano")),
+    (
+      *(call("action", question) for question in questions),
+      call("answer", "a volcano"),
+    ),
     "</tool_call>",
     phrases=chat_lib.prompt_phrases(
       "brief", gym.system_prompt("brief"), gym.choices
@@ -262,7 +265,7 @@ def write_recipe(folder, user, judge=None, num_iterations=2):
 @pytest.mark.parametrize("judge", ["", "right"])
 def test_grpo_with_models_on_both_sides(folders, tmp_path, root, judge):
   recipe = write_recipe(
-    tmp_path, folders["yes"], folders[judge] if judge else None
+    tmp_path, folders["yes"], folders[judge] if judge else None, 10
   )
   done = subprocess.run(
     [sys.executable, "-m", "userrl_jax.train", f"--config={recipe}"],
@@ -275,7 +278,7 @@ def test_grpo_with_models_on_both_sides(folders, tmp_path, root, judge):
   folder = tmp_path / "run"
   lines = (folder / "metrics.jsonl").read_text().splitlines()
   steps = [json.loads(line) for line in lines]
-  assert len(steps) == 2
+  assert len(steps) == 10
   assert all(step["user/requests"] > 8 for step in steps)
   # Each question alone would take this many device calls, or more.
   alone = [

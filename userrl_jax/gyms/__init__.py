@@ -168,6 +168,22 @@ def has_user(name: str) -> bool:
   return _entry(name).Gym.has_user
 
 
+def max_asked(name: str, is_apart: bool) -> int:
+  """Returns how many verdicts a turn of a gym asks models for, at most.
+
+  Args:
+    name: of the gym.
+    is_apart: another model judges than plays the user.
+
+  Raises:
+    ValueError: when there is no such gym.
+  """
+  gym = _entry(name).Gym
+  if not gym.has_user:
+    return 0
+  return gym.max_asked_apart if is_apart else gym.max_asked
+
+
 def can_be_asked(name: str) -> bool:
   """Returns whether a model or a person can answer in a gym.
 

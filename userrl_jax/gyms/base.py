@@ -81,6 +81,8 @@ class Gym(abc.ABC):
     max_content_chars: longer contents get a format hint, never a cut.
     max_observation_chars: no observation is longer.
     has_user: whether someone answers who could be a model instead of rules.
+    max_asked: verdicts that a turn asks for at most, where models answer.
+    max_asked_apart: the same where another model judges than plays the user.
     talk: the choice that speaks to a user who may have a manner; "" is none.
     manner: of the user; None: as the gym has it.
     leak_reasks: how often words of a model that tell what is undisclosed are
@@ -94,6 +96,8 @@ class Gym(abc.ABC):
   max_content_chars: ClassVar[int] = 2000
   max_observation_chars: ClassVar[int] = 200
   has_user: ClassVar[bool] = True
+  max_asked: ClassVar[int] = 1
+  max_asked_apart: ClassVar[int] = 1
   talk: ClassVar[str] = ""
   reward_profiles: ClassVar[tuple[str, ...]] = (
     "default",

@@ -121,9 +121,15 @@ class Judge:
     """
     self._complete = complete
     self._by_judge = by_judge or complete
+    self._is_apart = by_judge is not None
     self._num_reasks = num_reasks
     self._structured = structured
     self.leak_reasks = leak_reasks
+
+  @property
+  def is_apart(self) -> bool:
+    """Returns whether another model judges than the one that plays the user."""
+    return self._is_apart
 
   async def verdict(
     self,

@@ -49,6 +49,11 @@ class PersonJudge(judging.Judge):
     self._judge = judge
     self._known: set[Any] = set()  # what the person has read
 
+  @property
+  def is_apart(self) -> bool:
+    """Returns whether a model judges, so that the person need not."""
+    return self._judge is not None
+
   async def verdict(
     self,
     system: str,

@@ -77,6 +77,7 @@ class IntentionGym(base.Gym):
 
   name = "intention"
   choices = ("action",)
+  max_asked = max_asked_apart = 2  # what a message asks for, and the reply
   talk = "action"
   max_content_chars = 240
   max_observation_chars = 400

@@ -137,6 +137,7 @@ class PromptedUser:
       },
       _Coverage,
       check,
+      by_judge=True,
     )
     places = tuple(sorted({number - 1 for number in found.covered}))
     if len(places) > scenario.MAX_TOPICS:

@@ -88,6 +88,7 @@ class PersuadeGym(base.Gym):
 
   name = "persuade"
   choices = ("answer",)
+  max_asked_apart = 2  # where the user stands, and the reply
   talk = "answer"
   max_content_chars = 700
   max_observation_chars = 700

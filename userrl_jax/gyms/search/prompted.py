@@ -80,7 +80,10 @@ class PromptedUser:
       "truth": secret["answer"],
       "aliases": ", ".join(secret["aliases"]) or "nothing else",
     }
-    return (await self._judge.verdict(SYSTEM, ANSWER, values, _Verdict)).same
+    verdict = await self._judge.verdict(
+      SYSTEM, ANSWER, values, _Verdict, by_judge=True
+    )
+    return verdict.same
 
 
 def prompted(judge: judging.Judge) -> PromptedUser:

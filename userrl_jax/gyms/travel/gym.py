@@ -105,6 +105,7 @@ class TravelGym(base.Gym):
 
   name = "travel"
   choices = types.CHOICES
+  max_asked = max_asked_apart = 2  # what a message asks for, and the reply
   talk = "action"
   max_content_chars = 200
   max_observation_chars = 700

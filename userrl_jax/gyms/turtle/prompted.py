@@ -110,7 +110,7 @@ class PromptedUser:
         raise ValueError(f"'points' must have {count} integers")
 
     grades = await self._judge.verdict(
-      SYSTEM, RETELLING, values, _Grades, check
+      SYSTEM, RETELLING, values, _Grades, check, by_judge=True
     )
     return tuple(min(most, points) for points in grades.points)
 
