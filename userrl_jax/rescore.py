@@ -171,7 +171,9 @@ def rescore(
       if settings.reward_scale == "share":
         scale /= records[place]["max_score"]
       earned = np.array([turn["reward"] for turn in turns])
-      rewards_PGK[p, g, : len(turns)] = scale * earned
+      rewards_PGK[p, g, : len(turns)] = rewards.held(
+        scale * earned, settings.hold_until
+      )
       turn_mask_PGK[p, g, : len(turns)] = True
       num_tokens_PGK[p, g, : len(turns)] = [t["num_tokens"] for t in turns]
       valid_PG[p, g] = records[place]["valid"]
@@ -287,6 +289,11 @@ def rank_with_bits(episodes: Sequence[Episode]) -> float | None:
   if any(np.ptp(side) == 0 for side in ranks):
     return None
   return float(np.corrcoef(*ranks)[0, 1])
+
+
+def has_bits(record: Record) -> bool:
+  """Returns whether a transcript says what each of its turns told."""
+  return bool(_bits(record))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
