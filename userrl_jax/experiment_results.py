@@ -80,9 +80,9 @@ def planned(
     own = statistics.paired_macro_difference(pairs)
     wide = statistics.paired_macro_difference(pairs, confidence=1 - share)
     verdict = "cannot be told"
-    if wide.low > -test.margin:
+    if wide.low > -test.margin + statistics.TIE:
       verdict = "holds"
-    elif wide.high < -test.margin:
+    elif wide.high < -test.margin - statistics.TIE:
       verdict = "the contrary holds"
     values |= {
       "seeds": seeds,
