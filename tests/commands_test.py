@@ -219,7 +219,7 @@ def _scripts() -> list[pathlib.Path]:
       "paper.sh 4b:no_cold_start M T TB --config.user.base_url=http://h/v1",
       ["pip", "userrl_jax.train", "pip", "userrl_jax.evaluate"],
     ),
-    ("ablations.sh b --config.seed=3", ["pip", "launch/sweep.py"]),
+    ("ablations.sh b --config.grpo.kl_coef=0", ["pip", "launch/sweep.py"]),
     *(
       (f"ablations.sh {letter}", ["pip", *["launch/sweep.py"] * 2])
       for letter in "de"

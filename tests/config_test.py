@@ -203,6 +203,7 @@ def test_impossible_mixes_are_refused_at_their_border(path, value, last_right):
       "credit.gym_scales",
       {"credit.gym_scales": ("function=0.5",)},
     ),
+    ({"credit.hold_until": 9}, "credit.hold_until", {"credit.hold_until": 6}),
     (
       {"credit.free_tokens": 9},
       "credit.free_tokens",
