@@ -16,7 +16,6 @@ wrote after its last checkpoint is dropped, so files come out the same.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import dataclasses
 import datetime
 import json
 import pathlib
@@ -29,6 +28,7 @@ import jax
 from userrl_jax import assembly
 from userrl_jax import config_fields
 from userrl_jax import console
+from userrl_jax import costs
 from userrl_jax import data
 from userrl_jax import diagnostics
 from userrl_jax import dialogues
@@ -39,7 +39,6 @@ from userrl_jax import metrics
 from userrl_jax import saving
 from userrl_jax import stages
 from userrl_jax import types
-from userrl_jax.inference import counters as counters_lib
 from userrl_jax.learning import batching
 from userrl_jax.learning import learner
 
@@ -163,6 +162,10 @@ class Recorder:
     """Returns the steps of the stage that are still to do."""
     return range(self._next_step, self._stage.num_steps)
 
+  def keeps_dialogues(self, step: int) -> bool:
+    """Returns whether a step's dialogues are written down."""
+    return step % _TRANSCRIPTS_EVERY == 0
+
   def record(
     self,
     step: int,
@@ -182,9 +185,7 @@ class Recorder:
     }
     if groups:
       engine = self._parts.engine
-      counters, counts = _of_all_hosts(
-        engine.take_counters(), self._parts.user.take_counts()
-      )
+      counters, counts = costs.taken(self._parts)
       numbers |= metrics.summarize_groups(groups)
       numbers |= counts
       numbers |= {
@@ -207,7 +208,7 @@ class Recorder:
     if self._writers is not None:
       self._writers.write(name, step, numbers | holding, time_s)
       self._writers.write_findings(name, step, findings)
-      if groups and step % _TRANSCRIPTS_EVERY == 0:
+      if groups and self.keeps_dialogues(step):
         self._writers.write_transcripts(
           name, step, [t for g in groups for t in g.trajectories]
         )
@@ -359,21 +360,6 @@ class Recorder:
         )
     if hosts.is_first():
       metrics.write_json(path, config_fields.to_dict(config))
-
-
-def _of_all_hosts(
-  counters: counters_lib.Counters, counts: Mapping[str, float]
-) -> tuple[counters_lib.Counters, dict[str, float]]:
-  """Adds up what each host counted of its own."""
-  of_hosts = hosts.gather([dataclasses.asdict(counters), dict(counts)])
-  added = [
-    {
-      name: sum(values.get(name, 0) for values in of_one)
-      for name in dict.fromkeys(name for values in of_one for name in values)
-    }
-    for of_one in zip(*of_hosts, strict=True)
-  ]
-  return counters_lib.Counters(**added[0]), added[1]
 
 
 def evaluation_path(folder: pathlib.Path, name: str) -> pathlib.Path:
