@@ -541,6 +541,26 @@ def test_arms_differ_in_what_is_asked_about_alone(root, name):
     assert one.out_dir != other.out_dir
 
 
+def test_the_plan_has_the_tests_of_the_recipes_and_no_others(root):
+  folder = root / "configs" / "ablations"
+  letters = {"b": "cold_start", "a": "credits", "c": "users"}
+  letters |= {"d": "delayed", "e": "efficiency"}
+  rows = []
+  for letter, name in letters.items():
+    experiment = experiments.load(str(folder / f"{name}.py"))
+    for test in experiment.tests:
+      of = test.measure + (f", {test.users} users" if test.users else "")
+      asked = test.question + " (primary)" * test.is_primary
+      rows.append([letter, asked, test.above, test.below, of])
+    assert (
+      f"| {letter} | `{name}.py` | {experiment.question} |"
+      in (folder / "PLAN.md").read_text()
+    )
+  section = (folder / "PLAN.md").read_text().partition("## Tests")[2]
+  lines = [line for line in section.splitlines() if line.startswith("|")]
+  assert [line.strip("| ").split(" | ") for line in lines[2:]] == rows
+
+
 def test_experiments_start_from_the_cold_starts_of_their_seeds(root):
   folder = root / "configs" / "ablations"
   first = flags.load_recipe(str(folder / "cold_start.py"))
