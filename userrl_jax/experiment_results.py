@@ -19,7 +19,7 @@ from userrl_jax import statistics
 
 LEVEL = 0.05  # of a primary test, and of all others of an experiment together
 
-_PLAYED = ("grpo", "rl_only", "rl_only_updates")  # stages with transcripts
+_FIELDS = ("gym", "task", "member", "valid", "profile", "max_score")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Result:
   """What one run's treatment came to."""
 
   evaluation: scorecard.Evaluation
-  played: Sequence[Mapping[str, Any]]  # transcripts of that evaluation
-  trained: Sequence[Mapping[str, Any]]  # all that training kept
+  # Of each episode of that evaluation: _FIELDS and the rewards of its turns.
+  played: Sequence[Mapping[str, Any]]
+  trained: Sequence[Mapping[str, Any]]  # training transcripts, if wanted
   findings: Sequence[str]  # names of what went wrong in training
 
 
@@ -36,17 +37,28 @@ class Result:
 Results = Mapping[str, Mapping[int, Result]]
 
 
-def result(run: run_folder.Run, stage: str) -> Result | None:
-  """Returns what a stage of a run came to; None where it has no score."""
+def result(
+  run: run_folder.Run, stage: str, is_ranked: bool = False
+) -> Result | None:
+  """Returns what a stage of a run came to; None where it has no score.
+
+  Args:
+    run: as it was read.
+    stage: of it.
+    is_ranked: whether its training transcripts are wanted, too.
+  """
   evaluation = run.evaluations.get(stage)
   if evaluation is None or evaluation.macro["score"] is None:
     return None
   path = run.folder / "transcripts" / f"{stage}.jsonl"
-  plays = stage in _PLAYED and path.exists()
   return Result(
     evaluation,
-    run.played.get(stage, ()),
-    rescore.read(path) if plays else (),
+    [
+      {name: record.get(name) for name in _FIELDS}
+      | {"rewards": [turn["reward"] for turn in record["turns"]]}
+      for record in run.played.get(stage, ())
+    ],
+    rescore.read(path) if is_ranked and path.exists() else (),
     [str(line["name"]) for line in run.findings if line["stage"] == stage],
   )
 
@@ -112,7 +124,7 @@ def measured(
   for record in sorted(result.played, key=lambda r: r["member"]):
     if record["gym"] in evaluation.gyms and profile in (
       "",
-      record.get("profile"),
+      record["profile"],
     ):
       tasks = by_gym.setdefault(record["gym"], {})
       value = _READ[measure](record) if record["valid"] else None
@@ -144,12 +156,11 @@ def interval(runs: Sequence[statistics.GymScores]) -> statistics.Interval:
 
 def _time_weighted(record: Mapping[str, Any]) -> float:
   """Computes what `measures.time_weighted_score` does, of a transcript."""
-  rewards = [turn["reward"] for turn in record["turns"]]
-  weighted = sum(r / (i + 1) for i, r in enumerate(rewards))
+  weighted = sum(r / (i + 1) for i, r in enumerate(record["rewards"]))
   return float(weighted / record["max_score"])
 
 
 _READ: dict[str, Callable[[Mapping[str, Any]], float]] = {
   "time_weighted": _time_weighted,
-  "turns": lambda record: float(len(record["turns"])),
+  "turns": lambda record: float(len(record["rewards"])),
 }

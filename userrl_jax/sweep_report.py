@@ -173,11 +173,12 @@ def _experiment(
       continue
     run = run_folder.read(member.folder, max_training=0)
     for stage in experiment.stages:
-      one = experiment_results.result(run, stage)
+      name = experiment.treatment(member.arm, stage)
+      is_ranked = name == experiment.ranks_of
+      one = experiment_results.result(run, stage, is_ranked)
       if one is None:
         notes.append(f"{member.name}: no score of {stage}")
         continue
-      name = experiment.treatment(member.arm, stage)
       results[name][int(run.config["seed"])] = one
   made, values = experiment_report.sections(experiment, results)
   return made, {**values, "notes": notes}, notes

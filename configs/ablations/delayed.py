@@ -2,8 +2,8 @@
 
 Every arm is GRPO from the cold start of its seed (`cold_start.py`). What turns
 before the eighth earn is paid in it, or in an episode's last. Under equalized
-credit the scores `mean` and `sum` cannot tell when a reward came, so they learn
-what they learn without delay (`credits.py`); `r2g` can.
+credit the scores `mean` and `sum` cannot tell when a reward came, but by
+rounding; `r2g` can.
 
 Command:   bash launch/ablations.sh d
 Hardware:  2 CPU cores; JOBS=2 runs side by side, one core each
