@@ -136,10 +136,14 @@ def _write(path, records):
   path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+def make_members(folder):
+  """Writes the runs of every arm and seed."""
+  return [_member(folder, arm, seed) for arm in ARMS for seed in SEEDS]
+
+
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("runs")
-  return [_member(folder, arm, seed) for arm in ARMS for seed in SEEDS]
+  return make_members(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -213,6 +213,8 @@ def scatter(
     (x, x_from, x_to), (y, y_from, y_to) = spot.x, spot.y
     at_x, at_y = place_x(x), place_y(y)
     label = markupsafe.escape(spot.label)
+    is_right = at_x > _WIDTH - 20 - _LETTER * len(spot.label)
+    anchor, shift = ("end", -7) if is_right else ("start", 7)
     fill = "var(--stage-2)" if spot.is_filled else "var(--page)"
     parts.append(
       f"<g style='stroke:var(--stage-2)'><title>{label}: {x:.3f}, {y:.3f}"
@@ -220,8 +222,8 @@ def scatter(
       f"y1='{at_y:.1f}' y2='{at_y:.1f}'/><line x1='{at_x:.1f}' "
       f"x2='{at_x:.1f}' y1='{place_y(y_from):.1f}' y2='{place_y(y_to):.1f}'/>"
       f"<circle style='fill:{fill}' r='5' cx='{at_x:.1f}' cy='{at_y:.1f}'/>"
-      f"</g><text class='label' x='{at_x + 7:.1f}' y='{at_y - 7:.1f}'>{label}"
-      "</text>"
+      f"</g><text class='label' text-anchor='{anchor}' "
+      f"x='{at_x + shift:.1f}' y='{at_y - 7:.1f}'>{label}</text>"
     )
   return _svg(parts, height, title)
 
