@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The paper's runs: demonstrates, trains and evaluates Qwen3-4B or Qwen3-8B.
-#   bash launch/paper.sh [--dry_run] 4b|8b MODEL TASKS TAU_BENCH \
+# The paper's runs: demonstrates, trains and evaluates Qwen3-4B or Qwen3-8B;
+# ARM is one of configs/ablations/paper.py, on two gyms.
+#   bash launch/paper.sh [--dry_run] 4b|8b|4b:ARM MODEL TASKS TAU_BENCH \
 #     --config.user.base_url=http://HOST:8000/v1 [--config.field=value ...]
 # MODEL is the folder of the published weights; TASKS has UserRL's task files of
 # all gyms, TAU_BENCH a checkout of tau-bench; the address serves user.model,
@@ -17,8 +18,12 @@ read_arguments 4 "$@"
 
 size="${arguments[0]}" model="${arguments[1]}"
 case "$size" in
-  4b | 8b) ;;
-  *) echo "error: the first argument must be 4b or 8b, got $size" >&2 && exit 2 ;;
+  4b | 8b) recipe="configs/paper_$size.py" shown="runs/paper_${size}_shown" ;;
+  4b:?*)  # whose arms share demonstrations
+    recipe="configs/ablations/paper.py:${size#4b:}"
+    shown=runs/paper_4b_two_gyms_shown size="${size/:/_}" ;;
+  *) echo "error: the first argument must be 4b, 8b or 4b:ARM, got $size" >&2
+    exit 2 ;;
 esac
 launch=(bash launch/single_host.sh)
 if [ -n "${POD:-}" ]; then
@@ -27,15 +32,16 @@ if [ -n "${POD:-}" ]; then
 elif [ -n "$dry_run" ]; then
   launch+=(--dry_run)
 fi
-same=("configs/paper_$size.py" --config.tokenizer.folder="$model")
+same=("$recipe" --config.tokenizer.folder="$model")
 same+=(--config.gyms.tasks="${arguments[2]}")
 same+=(--config.gyms.tau.checkout="${arguments[3]}")
 openai=(--config.user.model=gpt-4o --config.user.base_url=)
 
 # No device is needed for them; --config.cold_start.source=FILE brings others.
-if [[ "${arguments[*]}" != *--config.cold_start.source=* ]]; then
+if [[ "${arguments[*]}" != *--config.cold_start.source=* ]] &&
+  [[ "$size" != *no_cold_start ]]; then
   WORKER=0 ACCELERATOR=none ENTRY=demonstrate "${launch[@]}" "${same[@]}" \
-    --config.out_dir="runs/paper_${size}_shown" "${arguments[@]:4}" \
+    --config.out_dir="$shown" "${arguments[@]:4}" \
     --config.evaluation.agent=endpoint --config.agent.model=gpt-4o \
     --config.evaluation.temperature=1 "${openai[@]}"
 fi

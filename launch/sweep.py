@@ -15,6 +15,10 @@ killed goes on where it was, what failed is tried again. Values may be added to
 a grid, and draws. Sweeps that share a disk share the work. Exit code: 0, or 1
 when a run failed, or 143 when the sweep was told to stop.
 
+A recipe may hold an experiment (`configs/ablations/`): its arms are then part
+of the grid, and the report makes the tests that were planned with them.
+
+  --arms=a,b        only these arms of the recipe's experiment
   --jobs=4          so many runs at once
   --gpus_per_job=1  each of them on so many GPUs of its own
   --dry_run         prints the commands, runs nothing
@@ -43,6 +47,7 @@ from absl import flags as absl_flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from userrl_jax import config_fields
+from userrl_jax import experiments
 from userrl_jax import flags
 from userrl_jax import sweep_report
 from userrl_jax import sweeps
@@ -60,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
       print(__doc__)
       return 0
     folder = pathlib.Path(own.out_dir)
+    experiment = experiments.of(rest)
     runs = sweeps.plan(
       rest,
       folder,
@@ -67,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
       drawn=own.random,
       num_draws=own.num_draws,
       draw_seed=own.draw_seed,
+      arms=_arms(own.arms, experiment),
     )
     if own.only >= len(runs):
       raise ValueError(f"--only must be below {len(runs)}, got {own.only}")
@@ -87,7 +94,8 @@ def main(argv: Sequence[str]) -> int:
       return _STOPPED
   if own.only < 0:
     folder.mkdir(parents=True, exist_ok=True)
-    page, table = sweep_report.write(folder, _members(runs, folder))
+    members = _members(runs, folder)
+    page, table = sweep_report.write(folder, members, experiment)
     print(f"\n{table}\n\nreport: {page}")
   failed = {name: code for name, code in codes.items() if code}
   for name, code in failed.items():
@@ -110,6 +118,7 @@ def parse(argv: Sequence[str]) -> tuple[absl_flags.FlagValues, list[str]]:
     name, value, name, lower_bound=low, flag_values=own
   )
   text("out_dir", "runs/sweep")
+  text("arms", "")
   number("num_draws", 8, 1)
   number("draw_seed", 0, 0)
   number("jobs", 1, 1)
@@ -338,6 +347,20 @@ def _check_finished(runs: Sequence[sweeps.Run], folder: pathlib.Path) -> None:
       )
 
 
+def _arms(
+  wanted: str, experiment: experiments.Experiment | None
+) -> tuple[str, ...]:
+  """Returns the arms to run: those that are named, else all there are."""
+  known = experiment.arms if experiment else ()
+  names = tuple(filter(None, wanted.split(",")))
+  if set(names) - set(known):
+    raise ValueError(
+      f"--arms must be some of {', '.join(known) or 'none'}, which the "
+      f"recipe's experiment has, got {wanted}"
+    )
+  return names or known
+
+
 def _members(
   runs: Sequence[sweeps.Run], folder: pathlib.Path
 ) -> list[sweep_report.Member]:
@@ -351,7 +374,9 @@ def _members(
     elif code:
       problem = f"failed with code {code}"
     members.append(
-      sweep_report.Member(run.name, run.cell, folder / run.name, problem)
+      sweep_report.Member(
+        run.name, run.cell, folder / run.name, problem, run.arm
+      )
     )
   return members
 

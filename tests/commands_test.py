@@ -144,7 +144,8 @@ def _check_script(words: list[str], tmp_path: pathlib.Path) -> list[str]:
   )
   assert done.returncode == 0, done.stderr
   checked = _check_all(done.stdout, tmp_path)
-  assert any("userrl_jax." in one or one == "pytest" for one in checked)
+  started = ("userrl_jax.", "pytest", "launch/sweep.py")
+  assert any(one.startswith(started) for one in checked)
   return checked
 
 
@@ -174,7 +175,7 @@ def test_commands_of_a_page_can_be_given(at_root, page, tmp_path):
 
 
 def test_commands_of_recipes_can_be_given(at_root, tmp_path):
-  for path in sorted((ROOT / "configs").glob("*.py")):
+  for path in sorted((ROOT / "configs").glob("**/*.py")):
     doc = ast.get_docstring(ast.parse(path.read_text()))
     lines = doc.partition("Command:")[2].splitlines()
     command = [lines[0]]
@@ -212,7 +213,16 @@ def _scripts() -> list[pathlib.Path]:
           *("pip", "userrl_jax.train", "pip", "userrl_jax.evaluate"),
         ],
       )
-      for size in ("4b", "8b")
+      for size in ("4b", "8b", "4b:equalized_sum")
+    ),
+    (
+      "paper.sh 4b:no_cold_start M T TB --config.user.base_url=http://h/v1",
+      ["pip", "userrl_jax.train", "pip", "userrl_jax.evaluate"],
+    ),
+    ("ablations.sh b --config.grpo.kl_coef=0", ["pip", "launch/sweep.py"]),
+    *(
+      (f"ablations.sh {letter}", ["pip", *["launch/sweep.py"] * 2])
+      for letter in "de"
     ),
   ],
 )
@@ -242,6 +252,8 @@ def test_every_script_is_tested_and_short():
     "python launch/sweep.py --config=configs/quickstart.py --grid=sed=1",
     "bash launch/tpu_pod.sh me",
     "bash launch/paper.sh 14b MODEL TASKS TAU",
+    "bash launch/paper.sh 4b:no_such_arm MODEL TASKS TAU",
+    "bash launch/ablations.sh f",
     "pip install -e .[cud]",
     "userrl-train --config=configs/quickstart.py",
   ],

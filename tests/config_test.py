@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import functools
+import itertools
 import json
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import config_rules
+from userrl_jax import experiments
 from userrl_jax import flags
 
 
@@ -201,6 +203,7 @@ def test_impossible_mixes_are_refused_at_their_border(path, value, last_right):
       "credit.gym_scales",
       {"credit.gym_scales": ("function=0.5",)},
     ),
+    ({"credit.hold_until": 9}, "credit.hold_until", {"credit.hold_until": 6}),
     (
       {"credit.free_tokens": 9},
       "credit.free_tokens",
@@ -489,23 +492,24 @@ def test_every_rule_names_a_field():
   assert set(rules) <= keys
 
 
-RECIPES = (
-  *("quickstart", "real_input", "all_gyms", "paper_4b", "paper_8b"),
-  "profiles",
-)
+EXPERIMENTS = ("cold_start", "credits", "users", "delayed", "efficiency")
+EXPERIMENTS += ("paper",)
+RECIPES = ("quickstart", "real_input", "all_gyms", "paper_4b", "paper_8b")
+RECIPES += ("profiles",)
+RECIPES += tuple(f"ablations/{name}" for name in EXPERIMENTS)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_valid_and_open_with_what_to_expect(root, name):
   path = root / "configs" / f"{name}.py"
-  config = flags.load_recipe(str(path))
-  if name not in (
-    "quickstart",
-    "all_gyms",
-    "profiles",
-  ):  # folders are given with it
-    config.tokenizer.folder = config.gyms.tasks = "a folder"
-  assert _problems(config) == []
+  experiment = experiments.load(str(path))
+  assert (experiment is not None) == name.startswith("ablations/")
+  for arm in ("", *(experiment.arms if experiment else ())):
+    config = flags.load_recipe(f"{path}:{arm}" if arm else str(path))
+    if config.tokenizer.kind == "huggingface":  # folders are given with it
+      config.tokenizer.folder = config.gyms.tasks = "a folder"
+    assert _problems(config) == []
+    assert set(experiment.stages if experiment else ()) <= set(config.stages)
   text = path.read_text()
   for word in ("Command:", "Hardware:", "Time:", "Expect:"):
     assert word in (ast.get_docstring(ast.parse(text)) or "")
@@ -513,8 +517,60 @@ def test_recipes_are_valid_and_open_with_what_to_expect(root, name):
 
 
 def test_every_recipe_is_tested(root):
-  recipes = {p.stem for p in (root / "configs").glob("**/*.py")}
-  assert recipes == set(RECIPES)
+  paths = (root / "configs").glob("**/*.py")
+  recipes = {p.relative_to(root / "configs").with_suffix("") for p in paths}
+  assert {path.as_posix() for path in recipes} == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_arms_differ_in_what_is_asked_about_alone(root, name):
+  """And start alike; an arm that equals another is none."""
+  path = str(root / "configs" / "ablations" / f"{name}.py")
+  arms = experiments.load(path).arms
+  configs = [flags.load_recipe(f"{path}:{arm}") for arm in arms]
+  grpo = "grpo.credit"
+  may = {
+    "credits": tuple(f"{grpo}.{x}" for x in ("credit", "score", "spread")),
+    "users": ("user.profiles",),
+    "delayed": (f"{grpo}.credit", f"{grpo}.score", f"{grpo}.hold_until"),
+    "efficiency": (f"{grpo}.turn_penalty",),
+    "paper": (f"{grpo}.score", "stages"),
+  }.get(name, ())
+  for one, other in itertools.combinations(configs, 2):
+    changed = config_fields.differences(one, other).keys() - {"out_dir"}
+    assert changed and all(field.startswith(may) for field in changed)
+    assert one.out_dir != other.out_dir
+
+
+def test_the_plan_has_the_tests_of_the_recipes_and_no_others(root):
+  folder = root / "configs" / "ablations"
+  letters = {"b": "cold_start", "a": "credits", "c": "users"}
+  letters |= {"d": "delayed", "e": "efficiency"}
+  rows = []
+  for letter, name in letters.items():
+    experiment = experiments.load(str(folder / f"{name}.py"))
+    for test in experiment.tests:
+      of = test.measure + (f", {test.users} users" if test.users else "")
+      asked = test.question + " (primary)" * test.is_primary
+      rows.append([letter, asked, test.above, test.below, of])
+    assert (
+      f"| {letter} | `{name}.py` | {experiment.question} |"
+      in (folder / "PLAN.md").read_text()
+    )
+  section = (folder / "PLAN.md").read_text().partition("## Tests")[2]
+  lines = [line for line in section.splitlines() if line.startswith("|")]
+  assert [line.strip("| ").split(" | ") for line in lines[2:]] == rows
+
+
+def test_experiments_start_from_the_cold_starts_of_their_seeds(root):
+  folder = root / "configs" / "ablations"
+  first = flags.load_recipe(str(folder / "cold_start.py"))
+  path = first.out_dir.replace("seed=0", "seed={seed}")
+  for name in ("credits", "users", "delayed", "efficiency"):
+    argv = [f"--config={folder / name}.py", "--config.seed=3"]
+    config, _ = flags.parse(argv)
+    assert config.init_from == f"{path}/checkpoints/cold_start".format(seed=3)
+    assert config.grpo.num_iterations == first.grpo.num_iterations
 
 
 def test_recipes_of_the_paper_have_its_settings(root):

@@ -72,6 +72,13 @@ def test_a_recipe_takes_an_argument(recipe):
   assert command.differences == {}
 
 
+def test_a_start_may_be_that_of_the_seed(recipe):
+  start = "--config.init_from=runs/{seed}/checkpoints"
+  config, command = _parse(recipe, start, "--config.seed=7")
+  assert config.init_from == "runs/7/checkpoints"
+  assert command.differences["init_from"] == ("", "runs/7/checkpoints")
+
+
 @pytest.mark.parametrize(
   ("override", "path", "value"),
   [

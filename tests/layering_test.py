@@ -108,6 +108,7 @@ _JAX_FREE = [
     "config_gyms",
     "config_hosts",
     "config_rules",
+    "experiments",
     "flags",
     "terminal",
     "gyms",

@@ -6,8 +6,10 @@ import subprocess
 
 import pytest
 
+from tests import experiment_report_test
 from tests import report_test
 from userrl_jax import report
+from userrl_jax import sweep_report
 
 BROWSER = next(
   filter(
@@ -41,6 +43,16 @@ def test_the_console_stays_empty_and_there_is_a_picture(tmp_path):
   said, picture = _opened(page, tmp_path)
   assert said == []
   assert picture.stat().st_size > 20_000  # a white page has a few thousand
+
+
+def test_the_page_of_an_experiment_opens_as_well(tmp_path):
+  made = experiment_report_test.make_members(tmp_path / "runs")
+  page, _ = sweep_report.write(
+    tmp_path, made, experiment_report_test.EXPERIMENT
+  )
+  said, picture = _opened(page, tmp_path)
+  assert said == []
+  assert picture.stat().st_size > 20_000
 
 
 def test_a_page_that_complains_is_noticed(tmp_path):

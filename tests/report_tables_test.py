@@ -9,6 +9,7 @@ import pytest
 from tests import report_test
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
+from userrl_jax import costs
 from userrl_jax import metrics
 from userrl_jax import report
 from userrl_jax import report_tables
@@ -67,6 +68,10 @@ def folder(tmp_path_factory):
   metrics.write_transcripts(
     folder / "transcripts" / "evaluation_grpo.jsonl", played
   )
+  (folder / costs.FILE).write_text(
+    '{"stage": "grpo", "time/step_s": 3, "user/requests": 7, "user/usd": 1}\n'
+    '{"stage": "grpo", "time/step_s": 1}\n'
+  )
   c = config_lib.Config(stages=("cold_start", "grpo"))
   c.grpo.credit = config_lib.Credit(score="sum", credit="em", normalize="none")
   metrics.write_json(folder / "config.json", config_fields.to_dict(c))
@@ -98,12 +103,22 @@ def run(folder):
 
 
 def test_costs_are_added_up(run):
-  costs = report_tables.costs(run)
-  titles = dict(costs["columns"])
+  found = report_tables.costs(run)
+  titles = dict(found["columns"])
   assert titles["user/usd"] == "US dollars" and "user/outage_s" not in titles
-  rows = {stage: dict(own) for stage, own in costs["rows"]}
-  assert rows["cold_start"]["time/step_s"] == 4 and rows["grpo"]["steps"] == 2
-  assert rows[""]["train/num_tokens"] == 40 and rows[""]["user/usd"] == 0.5
+  rows = {(stage, what): dict(own) for stage, what, own in found["rows"]}
+  assert list(rows) == [
+    *(("cold_start", "training"), ("grpo", "training")),
+    *(("grpo", "evaluation"), ("", "")),
+  ]
+  assert rows["cold_start", "training"]["time/step_s"] == 4
+  assert rows["grpo", "training"]["steps"] == 2
+  # Two processes finished an evaluation of GRPO.
+  assert rows["grpo", "evaluation"]["user/requests"] == 7
+  assert rows["grpo", "evaluation"]["time/step_s"] == 4
+  total = rows["", ""]
+  assert (total["train/num_tokens"], total["user/usd"]) == (40, 1.5)
+  assert total["steps"] == 4
 
 
 def test_bits_are_means_over_episodes_that_had_the_turn(run):

@@ -64,7 +64,9 @@ RECORDS = records(t for group in GROUPS for t in group)
 
 @pytest.mark.parametrize("score", credit.SCORES)
 @pytest.mark.parametrize("name", credit.CREDITS)
-@pytest.mark.parametrize("changes", [{}, SCALED], ids=["plain", "scaled"])
+@pytest.mark.parametrize(
+  "changes", [{}, SCALED, {"hold_until": 2}], ids=["plain", "scaled", "held"]
+)
 def test_advantages_are_those_of_training(score, name, changes):
   settings = config.Credit(score=score, credit=name, **changes)
   batch, _ = batching.pack(

@@ -70,6 +70,24 @@ def test_names_are_folders_whatever_the_values(plan):
   assert len({run.name for run in runs}) == 3
 
 
+def test_arms_are_arguments_of_the_recipe(root):
+  recipe = f"--config={root / 'configs' / 'ablations' / 'credits.py'}"
+  runs = sweeps.plan(
+    [recipe], FOLDER, grid=["seed=0,1"], arms=("naive", "em_r2g")
+  )
+  assert [(run.name, run.arm, run.cell) for run in runs] == [
+    (f"arm={arm},seed={seed}", arm, f"arm={arm}")
+    for arm in ("naive", "em_r2g")
+    for seed in (0, 1)
+  ]
+  last = runs[-1]
+  assert last.argv[:2] == (f"{recipe}:em_r2g", "--config.seed=1")
+  assert last.config["grpo"]["credit"]["credit"] == "em"
+  assert "/seed=1/" in last.config["init_from"]
+  with pytest.raises(ValueError, match="KeyError: 'none'"):
+    sweeps.plan([recipe], FOLDER, arms=("none",))
+
+
 def test_draws_are_in_bounds_differ_and_come_again(plan):
   runs = plan(drawn=[LOG, "grpo.group_size=log(2,8)"], num_draws=12)
   grpo = [run.config["grpo"] for run in runs]

@@ -207,6 +207,39 @@ def test_the_ledger_holds_what_was_sampled(finished):
       assert line["rollout/tokens_sampled"] == line["train/num_tokens"]
 
 
+@pytest.mark.parametrize("stage", ["grpo", "rl_only_updates"])
+def test_gaps_of_turns_make_that_of_the_step(finished, stage):
+  folder, _ = finished
+  path = folder / "transcripts" / f"{stage}.jsonl"
+  dialogues = [d for d in _lines(path) if d["step"] == 0]
+  turns = [turn for d in dialogues for turn in d["turns"] if d["valid"]]
+  gaps = np.array([turn["logprob_gap"] for turn in turns])
+  counts = np.array([turn["num_tokens"] for turn in turns])
+  (step,) = [
+    line
+    for line in _lines(folder / "metrics.jsonl")
+    if (line["stage"], line["step"]) == (stage, 0)
+  ]
+  assert counts.sum() == step["train/num_tokens"] and np.ptp(gaps) > 0
+  mean = (gaps * counts).sum() / counts.sum()
+  assert mean == pytest.approx(step["rollout/logprob_gap"], rel=0.01)
+  assert gaps.max() <= 1.01 * step["rollout/logprob_gap_max"]
+  assert "· gap " in (folder / "report.html").read_text()
+
+
+def test_evaluations_tell_what_they_took(finished):
+  folder, _ = finished
+  lines = _lines(folder / "evaluation_costs.jsonl")
+  assert [line["stage"] for line in lines] == list(STAGES)
+  for line in lines:
+    path = folder / "transcripts" / f"evaluation_{line['stage']}.jsonl"
+    dialogues = _lines(path)
+    assert line["episode/num"] == len(dialogues)
+    sampled = sum(d["num_sampled"] for d in dialogues)
+    assert line["rollout/tokens_sampled"] == sampled
+    assert line["time/step_s"] > 0
+
+
 def test_an_update_is_one_program(finished):
   folder, _ = finished
   lines = _lines(folder / "metrics.jsonl")

@@ -32,6 +32,16 @@ class Estimate:
   colour: int  # number of its stage
 
 
+@dataclasses.dataclass(frozen=True)
+class Spot:
+  """One dot of `scatter`; each number is a value, its low and its high end."""
+
+  label: str
+  x: tuple[float, float, float]
+  y: tuple[float, float, float]
+  is_filled: bool
+
+
 def curve(
   series: Mapping[str, Sequence[Point]], colours: Mapping[str, int], title: str
 ) -> markupsafe.Markup:
@@ -142,6 +152,78 @@ def intervals(
       f"x1='{place(row.low):.1f}' x2='{place(row.high):.1f}' y1='{y:.1f}' "
       f"y2='{y:.1f}'/><circle style='fill:{colour}' r='5' "
       f"cx='{place(row.value):.1f}' cy='{y:.1f}'/></g>"
+    )
+  return _svg(parts, height, title)
+
+
+def scatter(
+  spots: Sequence[Spot], x_name: str, y_name: str, title: str
+) -> markupsafe.Markup:
+  """Draws dots with intervals both ways; a line joins those that are filled.
+
+  Args:
+    spots: at least one, finite.
+    x_name: what goes to the right.
+    y_name: what goes up.
+    title: what is drawn, for screen readers.
+
+  Returns:
+    An `svg` element.
+  """
+  left, bottom = _LEFT + 10, _BOTTOM + 10
+  height = _HEIGHT + 60
+
+  def axis(numbers: Sequence[float]) -> tuple[list[float], float, float]:
+    low, high = _widen(min(numbers), max(numbers))
+    ticks = _ticks(low, high)
+    return ticks, min(low, ticks[0]), max(high, ticks[-1])
+
+  x_ticks, x_low, x_high = axis([end for spot in spots for end in spot.x])
+  y_ticks, y_low, y_high = axis([end for spot in spots for end in spot.y])
+
+  def place_x(x: float) -> float:
+    return left + (x - x_low) / (x_high - x_low) * (_WIDTH - left - 20)
+
+  def place_y(y: float) -> float:
+    return _TOP + (y_high - y) / (y_high - y_low) * (height - _TOP - bottom)
+
+  floor = height - bottom
+  parts = [
+    f"<line class='grid' x1='{left}' x2='{_WIDTH - 20}' "
+    f"y1='{place_y(tick):.1f}' y2='{place_y(tick):.1f}'/>"
+    f"<text class='tick' text-anchor='end' x='{left - 6}' "
+    f"y='{place_y(tick) + 4:.1f}'>{_number(tick)}</text>"
+    for tick in y_ticks
+  ]
+  parts += [
+    f"<text class='tick' text-anchor='middle' x='{place_x(tick):.1f}' "
+    f"y='{floor + 15}'>{_number(tick)}</text>"
+    for tick in x_ticks
+  ]
+  parts.append(
+    f"<text class='axis' text-anchor='middle' x='{(left + _WIDTH) / 2}' "
+    f"y='{height - 4}'>{markupsafe.escape(x_name)}</text>"
+    f"<text class='axis' x='4' y='12'>{markupsafe.escape(y_name)}</text>"
+  )
+  front = sorted(spot.x[0:1] + spot.y[0:1] for spot in spots if spot.is_filled)
+  path = " L".join(f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in front)
+  style = "style='fill:none;stroke:var(--stage-2);stroke-width:1.5'"
+  parts.append(f"<path {style} d='M{path}'/>" if len(front) > 1 else "")
+  for spot in spots:
+    (x, x_from, x_to), (y, y_from, y_to) = spot.x, spot.y
+    at_x, at_y = place_x(x), place_y(y)
+    label = markupsafe.escape(spot.label)
+    is_right = at_x > _WIDTH - 20 - _LETTER * len(spot.label)
+    anchor, shift = ("end", -7) if is_right else ("start", 7)
+    fill = "var(--stage-2)" if spot.is_filled else "var(--page)"
+    parts.append(
+      f"<g style='stroke:var(--stage-2)'><title>{label}: {x:.3f}, {y:.3f}"
+      f"</title><line x1='{place_x(x_from):.1f}' x2='{place_x(x_to):.1f}' "
+      f"y1='{at_y:.1f}' y2='{at_y:.1f}'/><line x1='{at_x:.1f}' "
+      f"x2='{at_x:.1f}' y1='{place_y(y_from):.1f}' y2='{place_y(y_to):.1f}'/>"
+      f"<circle style='fill:{fill}' r='5' cx='{at_x:.1f}' cy='{at_y:.1f}'/>"
+      f"</g><text class='label' text-anchor='{anchor}' "
+      f"x='{at_x + shift:.1f}' y='{at_y - 7:.1f}'>{label}</text>"
     )
   return _svg(parts, height, title)
 

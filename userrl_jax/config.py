@@ -229,6 +229,7 @@ class Credit:
   free_tokens: int = 0  # sampled tokens before length_penalty begins
   reward_scale: str = "raw"  # raw, or share of the most a task can give
   gym_scales: tuple[str, ...] = ()  # factors of rewards, such as travel=0.5
+  hold_until: int = 0  # turn, from 1, that pays what is earned before; 0: none
 
 
 @dataclasses.dataclass
@@ -385,7 +386,7 @@ class Config:
   out_dir: str = "runs/default"
   seed: int = 0
   # A checkpoint folder to start from instead of model.folder, or random params.
-  init_from: str = ""
+  init_from: str = ""  # {seed} in it is the run's
   # And arms to compare with: continued_updates, continued (SFT goes on),
   # rl_only_updates and rl_only (GRPO from the base).
   stages: tuple[str, ...] = ("base", "cold_start", "grpo")

@@ -22,6 +22,7 @@ from userrl_jax import assembly
 from userrl_jax import checkpoint
 from userrl_jax import collecting
 from userrl_jax import config as config_lib
+from userrl_jax import costs
 from userrl_jax import demonstrate
 from userrl_jax import flags
 from userrl_jax import forgetting
@@ -97,11 +98,13 @@ def evaluate(
       f"{stage}: {len(kept)} of {len(tasks) * _num_members(settings)} episodes "
       "were played already"
     )
+  num_kept, spent = len(kept), costs.Evaluation(parts, stage)
   try:
     groups = _play(parts, params, tasks, kept)
   finally:
     kept.close()
   trajectories = [t for group in groups for t in group.trajectories]
+  spent.keep(len(trajectories) - num_kept)
   if hosts.is_first():
     metrics.write_transcripts(
       parts.folder / "transcripts" / f"evaluation_{stage}.jsonl", trajectories

@@ -19,6 +19,7 @@ import pathlib
 import re
 import sys
 import traceback
+import types
 from typing import Any
 
 from absl import flags as absl_flags
@@ -97,6 +98,7 @@ def parse(
     path, own, overrides = _split(argv, own or {})
     recipe = load_recipe(path)
     config = _override(recipe, overrides)
+    config.init_from = config.init_from.replace("{seed}", str(config.seed))
   except absl_flags.UnrecognizedFlagError as error:
     raise ValueError(_unknown_flag(error.flagname, own or {})) from error
   except absl_flags.IllegalFlagValueError as error:
@@ -118,6 +120,31 @@ def load_recipe(path: str) -> config_lib.Config:
     ValueError: there is no such file, or it fails, or it gives no Config.
   """
   name, has_argument, argument = path.partition(":")
+  module = load_module(name)
+  get_config = getattr(module, "get_config", None)
+  try:
+    config = get_config and get_config(*([argument] if has_argument else []))
+  except Exception as error:
+    raise _broken(pathlib.Path(name), error) from error
+  if get_config is None:
+    raise ValueError(f"{name} must define get_config(), which it does not")
+  if not isinstance(config, config_lib.Config):
+    raise ValueError(
+      f"{name}: get_config() must return a userrl_jax.config.Config, "
+      f"got {type(config).__name__}"
+    )
+  problems = config_fields.type_problems(config)
+  if problems:
+    raise ValueError("\n".join(f"{name}: {problem}" for problem in problems))
+  return config
+
+
+def load_module(name: str) -> types.ModuleType:
+  """Runs the Python file of a recipe, without its `get_config`.
+
+  Raises:
+    ValueError: there is no such file, or it fails.
+  """
   file = pathlib.Path(name)
   if not file.is_file():
     beside = sorted(str(p) for p in file.parent.glob("*.py"))
@@ -133,22 +160,9 @@ def load_recipe(path: str) -> config_lib.Config:
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-    get_config = getattr(module, "get_config", None)
-    config = get_config and get_config(*([argument] if has_argument else []))
   except Exception as error:
-    place = _place(file, error)
-    raise ValueError(f"{place}: {type(error).__name__}: {error}") from error
-  if get_config is None:
-    raise ValueError(f"{name} must define get_config(), which it does not")
-  if not isinstance(config, config_lib.Config):
-    raise ValueError(
-      f"{name}: get_config() must return a userrl_jax.config.Config, "
-      f"got {type(config).__name__}"
-    )
-  problems = config_fields.type_problems(config)
-  if problems:
-    raise ValueError("\n".join(f"{name}: {problem}" for problem in problems))
-  return config
+    raise _broken(file, error) from error
+  return module
 
 
 class _TupleParser(absl_flags.ArgumentParser):
@@ -240,6 +254,12 @@ def _wrong_value(message: str) -> str:
   wanted = config_fields.type_name(config_fields.field_types()[path])
   value, _, _ = rest.partition(": ")
   return f"{path} must be {wanted}, got {value!r}"
+
+
+def _broken(file: pathlib.Path, error: Exception) -> ValueError:
+  """Returns what to say of a recipe that fails, and where in it."""
+  place = _place(file, error)
+  return ValueError(f"{place}: {type(error).__name__}: {error}")
 
 
 def _place(file: pathlib.Path, error: Exception) -> str:

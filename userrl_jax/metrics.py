@@ -148,6 +148,8 @@ def trajectory_record(
     "num_tokens": int(t.token_ids_T.size),
     "num_sampled": int((t.turn_ids_T >= 0).sum()),
   }
+  for turn, gap in zip(turns, t.logprob_gaps):
+    turn["logprob_gap"] = gap
   if t.profile:
     record["profile"] = t.profile
   if t.host:

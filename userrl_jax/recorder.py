@@ -17,7 +17,6 @@ wrote after its last checkpoint is dropped, so files come out the same.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import dataclasses
 import datetime
 import json
 import pathlib
@@ -30,6 +29,7 @@ import jax
 from userrl_jax import assembly
 from userrl_jax import config_fields
 from userrl_jax import console
+from userrl_jax import costs
 from userrl_jax import data
 from userrl_jax import diagnostics
 from userrl_jax import dialogues
@@ -41,7 +41,6 @@ from userrl_jax import provocations
 from userrl_jax import saving
 from userrl_jax import stages
 from userrl_jax import types
-from userrl_jax.inference import counters as counters_lib
 from userrl_jax.learning import batching
 from userrl_jax.learning import learner
 
@@ -166,6 +165,10 @@ class Recorder:
     """Returns the steps of the stage that are still to do."""
     return range(self._next_step, self._stage.num_steps)
 
+  def keeps_dialogues(self, step: int) -> bool:
+    """Returns whether a step's dialogues are written down."""
+    return step % _TRANSCRIPTS_EVERY == 0
+
   def record(
     self,
     step: int,
@@ -187,9 +190,7 @@ class Recorder:
     asked = provocations.of_trajectories(played)
     if groups:
       engine = self._parts.engine
-      counters, counts = _of_all_hosts(
-        engine.take_counters(), self._parts.user.take_counts()
-      )
+      counters, counts = costs.taken(self._parts)
       numbers |= metrics.summarize_groups(groups)
       numbers |= counts | provocations.numbers(asked)
       numbers |= {
@@ -212,7 +213,7 @@ class Recorder:
     if self._writers is not None:
       self._writers.write(name, step, numbers | holding, time_s)
       self._writers.write_findings(name, step, findings)
-      if groups and step % _TRANSCRIPTS_EVERY == 0:
+      if groups and self.keeps_dialogues(step):
         self._writers.write_transcripts(name, step, played)
     if groups or (step + 1) % 20 == 0 or step + 1 == num_steps:
       self._console.show(name, step, num_steps, numbers)
@@ -370,21 +371,6 @@ class Recorder:
         )
     if hosts.is_first():
       metrics.write_json(path, config_fields.to_dict(config))
-
-
-def _of_all_hosts(
-  counters: counters_lib.Counters, counts: Mapping[str, float]
-) -> tuple[counters_lib.Counters, dict[str, float]]:
-  """Adds up what each host counted of its own."""
-  of_hosts = hosts.gather([dataclasses.asdict(counters), dict(counts)])
-  added = [
-    {
-      name: sum(values.get(name, 0) for values in of_one)
-      for name in dict.fromkeys(name for values in of_one for name in values)
-    }
-    for of_one in zip(*of_hosts, strict=True)
-  ]
-  return counters_lib.Counters(**added[0]), added[1]
 
 
 def evaluation_path(folder: pathlib.Path, name: str) -> pathlib.Path:

@@ -113,22 +113,30 @@ def information(run: run_folder.Run) -> dict[str, Any]:
 
 
 def costs(run: run_folder.Run) -> dict[str, Any]:
-  """Adds up what each stage's training took, and all of them together."""
-  sums: dict[str, collections.Counter[str]] = {}
-  for line in run.metrics:
-    own = sums.setdefault(str(line.get("stage")), collections.Counter())
-    for name in _COSTS:
-      value = line.get(name)
-      if isinstance(value, (int, float)) and math.isfinite(value):
-        own[name] += value
-    own["steps"] += "time/step_s" in line
-  names = [n for n in _COSTS if any(own[n] for own in sums.values())]
-  rows = [(stage, sums[stage]) for stage in run.stages if stage in sums]
+  """Adds up what each stage took, in training and evaluation, and all of it."""
+  rows = []
+  for what, lines in (
+    ("training", run.metrics),
+    ("evaluation", run.evaluation_costs),
+  ):
+    sums: dict[str, collections.Counter[str]] = {}
+    for line in lines:
+      own = sums.setdefault(str(line.get("stage")), collections.Counter())
+      for name in _COSTS:
+        value = line.get(name)
+        if isinstance(value, (int, float)) and math.isfinite(value):
+          own[name] += value
+      own["steps"] += what == "training" and "time/step_s" in line
+    rows += [
+      (stage, what, sums[stage]) for stage in run.stages if stage in sums
+    ]
+  names = [n for n in _COSTS if any(own[n] for _, _, own in rows)]
+  rows.sort(key=lambda row: run.stages.index(row[0]))
   if len(rows) > 1:
     total: collections.Counter[str] = collections.Counter()
-    for _, own in rows:
+    for _, _, own in rows:
       total.update(own)
-    rows.append(("", total))
+    rows.append(("", "", total))
   columns = [("steps", "steps"), *((name, _COSTS[name]) for name in names)]
   return {"columns": columns, "rows": rows if names else []}
 

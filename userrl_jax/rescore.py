@@ -6,10 +6,12 @@ the given one make of the same episodes; `--json FILE` writes the score and the
 advantage of every turn. Transcripts hold what that needs: rewards and sampled
 tokens of each turn, and which episodes are valid. Where they hold what each
 turn told, in bits, its rank correlation with the credit of turns is shown, too.
+With `--reward_profile=paper` the moves are played again where rules answer, and
+paid by that profile (`replay`).
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -19,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from userrl_jax import config
+from userrl_jax import config_fields
+from userrl_jax import replay
 from userrl_jax.learning import baselines
 from userrl_jax.learning import credit
 from userrl_jax.learning import rewards
@@ -58,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("transcripts", type=pathlib.Path)
   for field in dataclasses.fields(config.Credit):
     parser.add_argument(f"--{field.name}", default=None, **_kind(field.type))
+  parser.add_argument("--reward_profile", help="of gyms, to pay by")
   parser.add_argument("--json", type=pathlib.Path, help="also write a file")
   arguments = parser.parse_args(argv)
   try:
@@ -69,7 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
       if (value := getattr(arguments, field.name)) is not None
     }
     settings = dataclasses.replace(trained, **given)
-    before, after = rescore(records, trained), rescore(records, settings)
+    paid = records
+    if arguments.reward_profile:
+      paid = repaid(arguments.transcripts, records, arguments.reward_profile)
+    before, after = rescore(records, trained), rescore(paid, settings)
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -114,9 +122,37 @@ def of_run(transcripts: pathlib.Path) -> config.Credit:
   Raises:
     ValueError: when the config of the run cannot be read.
   """
+  return _of_config(
+    transcripts, lambda values: config.Credit(**values["grpo"]["credit"])
+  )
+
+
+def repaid(
+  transcripts: pathlib.Path, records: Sequence[Record], reward_profile: str
+) -> Sequence[Record]:
+  """Returns transcripts with the rewards of another profile, see `replay`.
+
+  Raises:
+    ValueError: when the config of the run cannot be read, when a model was its
+      user, and what `replay.paid` does.
+  """
+  c = _of_config(transcripts, config_fields.from_dict)
+  if c.user.kind != "scripted":
+    raise ValueError(
+      "user.kind of the run must be scripted with --reward_profile: only rules "
+      f"answer again as they did, got {c.user.kind!r}"
+    )
+  return replay.paid(
+    records, c.gyms, c.seed, reward_profile, show_reward=c.chat.show_reward
+  )
+
+
+def _of_config(
+  transcripts: pathlib.Path, parse: Callable[[Mapping[str, Any]], Any]
+) -> Any:
   path = transcripts.parent.parent / "config.json"
   try:
-    return config.Credit(**json.loads(path.read_text())["grpo"]["credit"])
+    return parse(json.loads(path.read_text()))
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise ValueError(
       f"{path} must be the config of the run of {transcripts.name}, got "
@@ -171,7 +207,9 @@ def rescore(
       if settings.reward_scale == "share":
         scale /= records[place]["max_score"]
       earned = np.array([turn["reward"] for turn in turns])
-      rewards_PGK[p, g, : len(turns)] = scale * earned
+      rewards_PGK[p, g, : len(turns)] = rewards.held(
+        scale * earned, settings.hold_until
+      )
       turn_mask_PGK[p, g, : len(turns)] = True
       num_tokens_PGK[p, g, : len(turns)] = [t["num_tokens"] for t in turns]
       valid_PG[p, g] = records[place]["valid"]
@@ -287,6 +325,11 @@ def rank_with_bits(episodes: Sequence[Episode]) -> float | None:
   if any(np.ptp(side) == 0 for side in ranks):
     return None
   return float(np.corrcoef(*ranks)[0, 1])
+
+
+def has_bits(record: Record) -> bool:
+  """Returns whether a transcript says what each of its turns told."""
+  return bool(_bits(record))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -43,6 +43,10 @@ class Run:
   notes: list[str]  # what is not there or cannot be read
   # What went wrong in training: stage, step, name and message.
   findings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  # What evaluations took, a line for each process that finished one.
+  evaluation_costs: list[dict[str, Any]] = dataclasses.field(
+    default_factory=list
+  )
 
 
 def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
@@ -94,6 +98,11 @@ def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
     stages=stages,
     notes=notes,
     findings=_read_findings(folder / "diagnostics.jsonl", notes),
+    evaluation_costs=(
+      _read_lines(path, notes)
+      if (path := folder / "evaluation_costs.jsonl").exists()
+      else []
+    ),
   )
 
 

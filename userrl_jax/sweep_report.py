@@ -3,7 +3,8 @@
 In: the runs of a sweep, finished or not. Out: `report.html`, `report.md` and
 `report.json` in its folder. A cell is a setting: its runs differ in their seeds
 alone and are averaged, with an interval over tasks and seeds. The best cell is
-compared with each other one on the same tasks, seed by seed.
+compared with each other one on the same tasks, seed by seed. Of an experiment
+it is `experiment_report` that is written: what was planned, not the best.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,9 @@ from typing import Any
 import numpy as np
 
 from userrl_jax import charts
+from userrl_jax import experiment_report
+from userrl_jax import experiment_results
+from userrl_jax import experiments
 from userrl_jax import pages
 from userrl_jax import run_folder
 from userrl_jax import scorecard
@@ -31,6 +35,7 @@ class Member:
   cell: str  # its setting: the name without the seed
   folder: pathlib.Path
   problem: str = ""  # why it is not finished; empty where it is
+  arm: str = ""  # of the experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,16 +62,28 @@ class Summary:
 
 
 def write(
-  folder: pathlib.Path, members: Sequence[Member]
+  folder: pathlib.Path,
+  members: Sequence[Member],
+  experiment: experiments.Experiment | None = None,
 ) -> tuple[pathlib.Path, str]:
-  """Writes the reports; returns the path of the page, and the table."""
-  summary = summarize(members)
-  text = table(summary)
-  values = dataclasses.asdict(summary)
-  page = _page(folder, members, summary)
+  """Writes the reports; returns the path of the page, and the tables.
+
+  Args:
+    folder: of the sweep.
+    members: its runs.
+    experiment: what they are of, if arms and seeds are all that they differ in.
+  """
+  if experiment and _are_of_arms(members):
+    made, values, notes = _experiment(experiment, members)
+    title = experiment.question
+  else:
+    summary = summarize(members)
+    made, values = [_cells(summary)], dataclasses.asdict(summary)
+    title, notes = "", summary.notes
+  text = "\n\n".join([*map(_markdown, made), *(f"Note: {n}." for n in notes)])
   path = folder / "report.html"
   for target, content in (
-    (path, page),
+    (path, _page(folder, members, made, notes, title)),
     (path.with_suffix(".md"), text + "\n"),
     (path.with_suffix(".json"), json.dumps(values, indent=2) + "\n"),
   ):
@@ -124,11 +141,62 @@ def last_stage(run: run_folder.Run) -> str:
 
 def table(summary: Summary) -> str:
   """Returns the cells as a table in Markdown, with notes."""
-  head, rows = _rows(summary)
-  lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head)]]
-  lines += [f"| {' | '.join(row)} |" for row in rows]
-  return "\n".join(
-    lines + [line for note in summary.notes for line in ("", f"Note: {note}.")]
+  notes = [f"Note: {note}." for note in summary.notes]
+  return "\n\n".join([_markdown(_cells(summary)), *notes])
+
+
+def _markdown(section: experiment_report.Section) -> str:
+  """Returns a section; one without a text is its table alone."""
+  rows = [section.head, ["---"] * len(section.head), *section.rows]
+  lines = [f"| {' | '.join(row)} |" for row in rows]
+  if section.text:
+    lines = [f"## {section.title}", "", section.text, "", *lines]
+  return "\n".join(lines)
+
+
+def _are_of_arms(members: Sequence[Member]) -> bool:
+  cells = {member.cell for member in members}
+  return cells <= {f"arm={m.arm}" if m.arm else "" for m in members}
+
+
+def _experiment(
+  experiment: experiments.Experiment, members: Sequence[Member]
+) -> tuple[list[experiment_report.Section], dict[str, Any], list[str]]:
+  """Returns sections of an experiment, its numbers, and what is missing."""
+  results: dict[str, dict[int, experiment_results.Result]] = {
+    name: {} for name in experiment.treatments
+  }
+  notes = []
+  for member in members:
+    if member.problem:
+      notes.append(f"{member.name}: {member.problem}")
+      continue
+    run = run_folder.read(member.folder, max_training=0)
+    for stage in experiment.stages:
+      name = experiment.treatment(member.arm, stage)
+      is_ranked = name == experiment.ranks_of
+      one = experiment_results.result(run, stage, is_ranked)
+      if one is None:
+        notes.append(f"{member.name}: no score of {stage}")
+        continue
+      results[name][int(run.config["seed"])] = one
+  made, values = experiment_report.sections(experiment, results)
+  return made, {**values, "notes": notes}, notes
+
+
+def _cells(summary: Summary) -> experiment_report.Section:
+  title = "Score with 95% interval"
+  estimates = [
+    charts.Estimate(f"{n}", c.score.mean, c.score.low, c.score.high, 2)
+    for n, c in enumerate(summary.cells, 1)
+    if c.score
+  ]
+  return experiment_report.Section(
+    "Settings, best first",
+    "",
+    *_rows(summary),
+    charts.intervals(estimates, title) if estimates else None,
+    is_numbered=True,
   )
 
 
@@ -173,7 +241,7 @@ def _cell(
     name,
     num_runs,
     len(runs),
-    score=_mean_of_runs([e.scores for e in runs]),
+    score=experiment_results.interval([e.scores for e in runs]),
     gyms={
       gym: float(np.mean([e.gyms[gym].score for e in runs]))
       for gym in runs[0].gyms
@@ -181,21 +249,6 @@ def _cell(
     held_out=None if None in held_out else float(np.mean(held_out)),
     invalid=sum(gym.invalid for e in runs for gym in e.gyms.values()),
     best_above=None,
-  )
-
-
-def _mean_of_runs(
-  runs: Sequence[statistics.GymScores],
-) -> statistics.Interval:
-  """Estimates the mean over gyms and runs: how far it is above nothing.
-
-  So its bootstrap is that of differences, over runs and the tasks of each.
-  """
-  nothing = lambda gyms: {
-    gym: dict.fromkeys(tasks, (0.0,)) for gym, tasks in gyms.items()
-  }
-  return statistics.paired_macro_difference(
-    [(nothing(gyms), gyms) for gyms in runs]
   )
 
 
@@ -212,25 +265,20 @@ def _above(
 
 
 def _page(
-  folder: pathlib.Path, members: Sequence[Member], summary: Summary
+  folder: pathlib.Path,
+  members: Sequence[Member],
+  made: Sequence[experiment_report.Section],
+  notes: Sequence[str],
+  title: str,
 ) -> str:
-  title = "Score with 95% interval"
-  estimates = [
-    charts.Estimate(f"{n}", c.score.mean, c.score.low, c.score.high, 2)
-    for n, c in enumerate(summary.cells, 1)
-    if c.score
-  ]
-  head, rows = _rows(summary)
   return (
     pages.environment()
     .get_template(_TEMPLATE)
     .render(
       name=folder.name,
-      head=head,
-      rows=rows,
-      notes=summary.notes,
       title=title,
-      chart=charts.intervals(estimates, title) if estimates else "",
+      sections=made,
+      notes=notes,
       members=[
         {
           "name": member.name,

@@ -17,9 +17,11 @@ import re
 from typing import Any
 
 from userrl_jax import config_fields
+from userrl_jax import experiments
 from userrl_jax import flags
 
 SEED = "seed"  # runs that differ in this field alone make one cell
+ARM = "arm"  # what the argument of a recipe is called in names
 
 _SET = re.compile(r"--?(?:no)?config\.([^=]*)")
 _DRAWN = re.compile(r"(log|uniform|choice)\((.*)\)", re.DOTALL)
@@ -35,6 +37,7 @@ class Run:
   cell: str  # the same without the seed; empty where the seed is all
   argv: tuple[str, ...]  # of train
   config: Mapping[str, Any]  # all fields, resolved, as nested dicts
+  arm: str = ""  # the argument of its recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +56,9 @@ def plan(
   drawn: Sequence[str] = (),
   num_draws: int = 8,
   draw_seed: int = 0,
+  arms: Sequence[str] = (),
 ) -> list[Run]:
-  """Returns every mix of the grid's values, with each of the draws.
+  """Returns every mix of the grid's values, with each of the draws and arms.
 
   Args:
     argv: of all runs: the recipe and fields that are the same.
@@ -63,6 +67,7 @@ def plan(
     drawn: `field=log(low,high)`, `uniform(low,high)` or `choice(value,...)`.
     num_draws: how many different draws.
     draw_seed: of the draws; a field's do not depend on the other fields.
+    arms: names that the recipe takes as its argument; none calls it without.
 
   Raises:
     ValueError: before anything runs, for a field or value that is wrong in one
@@ -71,7 +76,7 @@ def plan(
   axes = [_axis(text) for text in grid]
   sources = [_source(text) for text in drawn]
   paths = [axis.path for axis in axes] + [path for path, *_ in sources]
-  if not paths:
+  if not paths and not arms:
     raise ValueError(
       "a sweep must have a field with several values, got none; give "
       "--grid=seed=0,1,2 or --random=field=log(1e-5,1e-3)"
@@ -80,8 +85,8 @@ def plan(
   runs: dict[str, Run] = {}
   draws = _draws(sources, num_draws, draw_seed) if sources else [()]
   mixes = list(itertools.product(*(axis.values for axis in axes)))
-  for draw, mix in itertools.product(draws, mixes):
-    run = _run(argv, folder, dict(zip(paths, (*mix, *draw), strict=True)))
+  for draw, arm, mix in itertools.product(draws, arms or ("",), mixes):
+    run = _run(argv, folder, dict(zip(paths, (*mix, *draw), strict=True)), arm)
     if run.name in runs:
       raise ValueError(f"runs must differ, got {run.name} twice; name it once")
     runs[run.name] = run
@@ -199,9 +204,13 @@ def _stream(
 
 
 def _run(
-  argv: Sequence[str], folder: pathlib.Path, values: Mapping[str, str]
+  argv: Sequence[str],
+  folder: pathlib.Path,
+  values: Mapping[str, str],
+  arm: str,
 ) -> Run:
   """Checks a run's flags as `train` does, and names it by what they say."""
+  argv = experiments.with_arm(argv, arm) if arm else argv
   own = [f"--config.{path}={text}" for path, text in values.items()]
   try:
     config, _ = flags.parse([*argv, *own])
@@ -209,7 +218,8 @@ def _run(
     mix = ", ".join(f"{path}={text}" for path, text in values.items())
     raise ValueError(f"with {mix}: {error}") from error
   resolved = {knob.path: knob.value for knob in config_fields.knobs(config)}
-  chosen = {path: resolved[path] for path in values}
+  chosen = {ARM: arm} if arm else {}
+  chosen |= {path: resolved[path] for path in values}
   name = _name(chosen)
   config.out_dir = str(folder / name)
   return Run(
@@ -217,6 +227,7 @@ def _run(
     _name({path: value for path, value in chosen.items() if path != SEED}),
     (*argv, *own, f"--config.out_dir={config.out_dir}"),
     config_fields.to_dict(config),
+    arm,
   )
 
 

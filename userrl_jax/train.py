@@ -28,6 +28,7 @@ from userrl_jax import recorder
 from userrl_jax import report
 from userrl_jax import selection
 from userrl_jax import stages
+from userrl_jax import token_gaps
 from userrl_jax.learning import batching
 from userrl_jax.learning import iterations
 from userrl_jax.learning import learner
@@ -64,6 +65,7 @@ def reinforce(
   make_stream = lambda: stages.stream(parts, stage)
   state, tasks = run.begin(stage, state, make_stream, update)
   best = selection.Selector(parts, run, stage)
+  measure_gaps = token_gaps.make(parts, stage)
   with collecting.ahead(parts, tasks, stage.num_steps) as collect:
     for iteration in run.remaining():
       with run.saving_what_is_done(iteration, state):
@@ -79,6 +81,8 @@ def reinforce(
         seed=(config.seed, iteration),
       )
       hosts.enter("update")
+      if run.keeps_dialogues(iteration):
+        groups = measure_gaps(params, groups)
       batches = learner.placed(batches, config.packing, parts.mesh)
       state, metrics = iterations.run(update, state, batches, **beside)
       run.record(iteration, metrics, packed, groups)

@@ -176,6 +176,8 @@ class Trajectory:
   max_score: float = 1.0  # the most that the task's rewards can add up to
   profile: str = ""  # of the user, see `users.profiles`; "" is none
   host: int = 0  # that played it, where several do
+  # Of each turn, where it was measured: mean |sampled - recomputed|, nats.
+  logprob_gaps: tuple[float, ...] = ()
 
   @property
   def is_valid(self) -> bool:

@@ -11,6 +11,7 @@ from userrl_jax import config
 from userrl_jax import types
 from userrl_jax.learning import iterations
 from userrl_jax.learning import learner
+from userrl_jax.learning import rewards
 
 PACKING = config.Packing(
   row_length=64, rows_per_micro_batch=2, logprob_chunk=16
@@ -204,3 +205,34 @@ def test_rewards_are_scaled_by_gym_and_by_the_most_there_is(six_groups):
   for wrong in ("toy", "toy=x", "toy=0", "toy=inf", "=2"):
     with pytest.raises(ValueError, match="gym_scales must be gyms"):
       _pack(groups, credit=config.Credit(gym_scales=(wrong,)))
+
+
+@pytest.mark.parametrize(
+  ("earned", "turn", "paid"),
+  [
+    ([0.1, 0, 0.3, 0.2], 3, [0, 0, 0.4, 0.2]),
+    ([0.1, 0, 0.3, 0.2], 8, [0, 0, 0, 0.6]),  # it ends before that
+    ([0.1, 0, 0.3, 0.2], 0, [0.1, 0, 0.3, 0.2]),
+    ([0.1, 0, 0.3, 0.2], 1, [0.1, 0, 0.3, 0.2]),
+    ([0.5], 8, [0.5]),
+    ([], 8, []),
+  ],
+)
+def test_rewards_held_back_are_paid_in_one_turn(earned, turn, paid):
+  got = rewards.held(np.array(earned), turn)
+  np.testing.assert_allclose(got, paid, atol=1e-12)
+
+
+def test_what_is_held_back_reaches_the_batch(six_groups):
+  task = six_groups[0].task
+  first = six_groups[0].trajectories[0]
+  turns = [types.Turn("x", None, "", r) for r in (0.25, 0.0, 0.5)]
+  count = len(first.turns)
+  assert count <= 3
+  members = [dataclasses.replace(first, turns=tuple(turns[:count]))]
+  groups = [types.Group(task, members)]
+  for hold in (0, 2, 3):
+    credit = config.Credit(hold_until=hold)
+    got = _pack(groups, credit=credit)[0][0].rewards_PGK[0, 0, :count]
+    want = rewards.held(members[0].rewards_K, hold)
+    np.testing.assert_array_equal(got, want)

@@ -1,7 +1,8 @@
 """Rewards: ragged groups become arrays [P, G, K], in units that compare.
 
 Comes in: groups as they were played. Goes out: the arrays that `credit` takes,
-numpy, with every reward multiplied by the scale of its gym and task.
+numpy, with every reward multiplied by the scale of its gym and task, and paid
+late where that is asked for.
 """
 
 from collections.abc import Sequence
@@ -78,10 +79,34 @@ def to_arrays(
       if settings.reward_scale == "share":
         scale /= trajectory.max_score
       arrays.valid_PG[p, g] = True
-      arrays.rewards_PGK[p, g, :num_turns] = trajectory.rewards_K * scale
+      arrays.rewards_PGK[p, g, :num_turns] = held(
+        trajectory.rewards_K * scale, settings.hold_until
+      )
       arrays.turn_mask_PGK[p, g, :num_turns] = True
       arrays.num_tokens_PGK[p, g, :num_turns] = trajectory.num_sampled_K
   return arrays
+
+
+def held(rewards_K: np.ndarray, hold_until: int) -> np.ndarray:
+  """Holds rewards back until a turn, which pays what came before and its own.
+
+  An episode that ends sooner is paid in its last turn, so the sum is the same.
+  Example: 0.1, 0, 0.3, 0.2 held until turn 3 is 0, 0, 0.4, 0.2; until turn 8 it
+  is 0, 0, 0, 0.6.
+
+  Args:
+    rewards_K: [K] of one trajectory.
+    hold_until: number of the turn, from 1; 0 and 1 hold nothing.
+
+  Returns:
+    [K] float64.
+  """
+  paid_K = np.array(rewards_K, np.float64)
+  turn = min(hold_until, paid_K.size) - 1
+  if turn > 0:
+    paid_K[turn] = paid_K[: turn + 1].sum()
+    paid_K[:turn] = 0
+  return paid_K
 
 
 def gym_factors(scales: Sequence[str]) -> dict[str, float]:

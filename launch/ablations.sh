@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The experiments: trains what is missing of one, then reports on it.
+#   bash launch/ablations.sh [--dry_run] a|b|c|d|e [--config.field=value ...]
+# (a) credits and scores, (b) cold start, (c) users, (d) late rewards, (e) turns
+# against score: recipes, questions and plan are in configs/ablations/, reports
+# in runs/ablations/*/report.html. All but b start from the cold starts of b,
+# which is run first if need be. The same command goes on where it was. Variables:
+# JOBS, runs side by side (2); SEEDS, such as 0,1 (five, for d and e two).
+set -euo pipefail
+# shellcheck source=launch/_environment.sh
+. "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
+# shellcheck source=launch/_commands.sh
+. launch/_commands.sh
+read_arguments 1 "$@"
+
+seeds=0,1,2,3,4
+case "${arguments[0]}" in
+  a) name=credits ;;
+  b) name=cold_start ;;
+  c) name=users ;;
+  d) name=delayed seeds=0,1 ;;
+  e) name=efficiency seeds=0,1 ;;
+  *) echo "error: the experiment must be a, b, c, d or e, got ${arguments[0]}" >&2
+    exit 2 ;;
+esac
+sweep() {
+  words=("$python" launch/sweep.py --config="configs/ablations/$1.py")
+  words+=(--out_dir="runs/ablations/$1" --grid=seed="${SEEDS:-$2}")
+  words+=(--jobs="${JOBS:-2}" "${@:3}")
+}
+install ""
+if [ "$name" != cold_start ]; then
+  sweep cold_start 0,1,2,3,4
+  run "${words[@]}"
+fi
+sweep "$name" "$seeds" "${arguments[@]:1}"
+become "${words[@]}"
