@@ -141,6 +141,7 @@ def test_a_recorded_run_is_played_again_offline(tmp_path, root):
   assert any(request.fault for request in running.log)
 
 
+@pytest.mark.exhaustive
 def test_a_spent_budget_stops_with_a_checkpoint_and_goes_on(tmp_path, root):
   changes = {
     "grpo__num_iterations": 4,

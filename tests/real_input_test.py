@@ -113,7 +113,7 @@ def test_demonstrations_pack_into_the_recipes_rows(config, demonstrations):
   np.testing.assert_array_equal(np.sort(learned), np.sort(spoken))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_narrow_model_of_that_vocabulary_trains(parts, config):
   model = dataclasses.replace(
     parts.model,

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-Numbers = Mapping[str, Any]  # of one step
+from userrl_jax import series
 
-WINDOW = 5  # steps that are averaged, against noise
+Numbers = series.Numbers  # of one step
+
+WINDOW = series.WINDOW
 TREND = 20  # steps that a line is fitted to
 # Nats a token between sampled and recomputed log-probs, on average, that
 # rounding or staleness may explain; and with float32 and the same params.
@@ -102,12 +104,12 @@ def collapse(history: Sequence[Numbers]) -> str:
   The last window's mean is at most a fifth of the best one's, which was 0.15
   or more, and the fall is above 4 standard errors of a window's mean.
   """
-  scores = _values(history, _score)
+  scores = series.finite_values(history, _score)
   if len(scores) < 2 * WINDOW:
     return ""
   windows = np.convolve(scores, np.ones(WINDOW) / WINDOW, "valid")
   best, last = windows.max(), windows[-1]
-  noise = _noise(scores) / WINDOW**0.5
+  noise = series.noise(scores) / WINDOW**0.5
   if best < 0.15 or last > best / 5 or best - last < 4 * noise:
     return ""
   spikes = [
@@ -116,7 +118,7 @@ def collapse(history: Sequence[Numbers]) -> str:
       ("gradient norm", "train/grad_norm"),
       ("loss", "train/loss"),
     )
-    if (spike := _spike(_named(history, name))) > 5
+    if (spike := series.spike(series.named(history, name))) > 5
   ]
   seen = f" with {' and '.join(spikes)}" if spikes else ""
   return (
@@ -131,10 +133,10 @@ def early_plateau(history: Sequence[Numbers]) -> str:
 
   A line through the last 20 steps rises by 0.02 or less, below a score of 0.3.
   """
-  scores = _values(history, _score)[-TREND:]
+  scores = series.finite_values(history, _score)[-TREND:]
   if len(scores) < TREND or scores.mean() >= 0.3 or collapse(history):
     return ""
-  gain, _ = _trend(scores)
+  gain, _ = series.trend(scores)
   if gain > 0.02:
     return ""
   return (
@@ -146,10 +148,10 @@ def early_plateau(history: Sequence[Numbers]) -> str:
 
 def dead_groups(history: Sequence[Numbers]) -> str:
   """Finds that three groups in four have equal scores and teach nothing."""
-  flat = _last(history, "group/flat_share")
+  flat = series.last(history, "group/flat_share")
   if flat is None or flat < 0.75:
     return ""
-  scores = _values(history, _score)[-WINDOW:]
+  scores = series.finite_values(history, _score)[-WINDOW:]
   level = scores.mean() if scores.size else 0.0
   remedy = "a larger grpo.group_size or a higher rollout.temperature"
   if level > 0.8:
@@ -164,7 +166,7 @@ def dead_groups(history: Sequence[Numbers]) -> str:
 
 def entropy_collapse(history: Sequence[Numbers]) -> str:
   """Finds an entropy below a tenth of what it was at first."""
-  first, last = _first_and_last(history, "train/entropy")
+  first, last = series.first_and_last(history, "train/entropy")
   if first is None or last >= first / 10:
     return ""
   return (
@@ -176,7 +178,7 @@ def entropy_collapse(history: Sequence[Numbers]) -> str:
 
 def entropy_blowup(history: Sequence[Numbers]) -> str:
   """Finds an entropy twice of what it was at first, and half a nat above."""
-  first, last = _first_and_last(history, "train/entropy")
+  first, last = series.first_and_last(history, "train/entropy")
   if first is None or last < max(2 * first, first + 0.5):
     return ""
   return (
@@ -189,7 +191,7 @@ def entropy_blowup(history: Sequence[Numbers]) -> str:
 def truncation(history: Sequence[Numbers]) -> str:
   """Finds that three episodes in ten run out of tokens."""
   shares = [
-    _last(history, f"stop/{reason}")
+    series.last(history, f"stop/{reason}")
     for reason in ("turn_budget", "episode_budget")
   ]
   share = sum(value for value in shares if value is not None)
@@ -204,7 +206,7 @@ def truncation(history: Sequence[Numbers]) -> str:
 
 def malformed(history: Sequence[Numbers]) -> str:
   """Finds that three turns in ten are no usable call."""
-  share = _last(history, "turn/malformed_share")
+  share = series.last(history, "turn/malformed_share")
   if share is None or share < 0.3:
     return ""
   return (
@@ -215,7 +217,7 @@ def malformed(history: Sequence[Numbers]) -> str:
 
 def logprob_gap(history: Sequence[Numbers], limit: float = MAX_GAP) -> str:
   """Finds that sampled and recomputed log-probs differ by more than a limit."""
-  gap = _last(history, "rollout/logprob_gap")
+  gap = series.last(history, "rollout/logprob_gap")
   if gap is None or gap < limit:
     return ""
   if limit < MAX_GAP:
@@ -242,11 +244,14 @@ def reward_hack(history: Sequence[Numbers]) -> str:
   )
   seen = []
   for gym in gyms:
-    score = _named(history, f"score/{gym}")[-TREND:]
-    success = _named(history, f"success/{gym}")[-TREND:]
+    score = series.named(history, f"score/{gym}")[-TREND:]
+    success = series.named(history, f"success/{gym}")[-TREND:]
     if min(len(score), len(success)) < TREND:
       continue
-    (up, up_error), (down, down_error) = _trend(score), _trend(success)
+    (up, up_error), (down, down_error) = (
+      series.trend(score),
+      series.trend(success),
+    )
     if up >= max(0.1, 3 * up_error) and -down >= max(0.05, 3 * down_error):
       seen.append(f"{gym} (score {up:+.2f}, success {down:+.2f})")
   if not seen:
@@ -263,7 +268,7 @@ def overfitting(history: Sequence[Numbers]) -> str:
 
   The last two looks are both 0.02 nats and a twentieth above the least one.
   """
-  losses = _named(history, "selection/loss")
+  losses = series.named(history, "selection/loss")
   if len(losses) < 3:
     return ""
   best, last = losses.min(), losses[-2:].min()
@@ -282,8 +287,8 @@ def held_back_lag(history: Sequence[Numbers]) -> str:
   The mean of the last 3 looks is at most 0.7 of the last window's scores, 0.15
   below, and beyond 2 standard errors.
   """
-  looks = _named(history, "selection/score")[-3:]
-  scores = _values(history, _score)[-WINDOW:]
+  looks = series.named(history, "selection/score")[-3:]
+  scores = series.finite_values(history, _score)[-WINDOW:]
   if len(looks) < 3 or len(scores) < WINDOW:
     return ""
   inside, outside = scores.mean(), looks.mean()
@@ -334,7 +339,7 @@ def poor_transfer(
   """
   held_in = _macro(evaluation, _HELD_IN)
   held_out = _macro(evaluation, _HELD_OUT)
-  scores = _values(history, _score)[-WINDOW:]
+  scores = series.finite_values(history, _score)[-WINDOW:]
   if held_in is None and len(scores) == WINDOW:
     held_in = scores.mean(), scores.std(ddof=1) / WINDOW**0.5
   if held_in is None or held_out is None:
@@ -374,53 +379,3 @@ def _score(numbers: Numbers) -> float | None:
 
 def _of(numbers: Numbers, subject: str) -> dict[str, float]:
   return {n: v for n, v in numbers.items() if n.startswith(f"{subject}/")}
-
-
-def _values(
-  history: Sequence[Numbers], read: Callable[[Numbers], float | None]
-) -> np.ndarray:
-  """Returns the finite values that there are, oldest first."""
-  found = [value for numbers in history if (value := read(numbers)) is not None]
-  values = np.array(found, np.float64)
-  return values[np.isfinite(values)]
-
-
-def _named(history: Sequence[Numbers], name: str) -> np.ndarray:
-  return _values(history, lambda numbers: numbers.get(name))
-
-
-def _last(history: Sequence[Numbers], name: str) -> float | None:
-  """Returns the mean of the last window; None before there is one."""
-  values = _named(history, name)[-WINDOW:]
-  return float(values.mean()) if len(values) == WINDOW else None
-
-
-def _first_and_last(
-  history: Sequence[Numbers], name: str
-) -> tuple[float | None, float]:
-  values = _named(history, name)
-  if len(values) < 2 * WINDOW:
-    return None, 0.0
-  return float(values[:WINDOW].mean()), float(values[-WINDOW:].mean())
-
-
-def _noise(values: np.ndarray) -> float:
-  """Estimates the spread about a slow curve, from neighbours' differences."""
-  return float(np.median(np.abs(np.diff(values)))) / (0.6745 * 2**0.5)
-
-
-def _spike(values: np.ndarray) -> float:
-  """Returns the largest size as a multiple of the median size."""
-  sizes = np.abs(values)
-  median = np.median(sizes) if sizes.size else 0.0
-  return float(sizes.max() / median) if median > 0 else 0.0
-
-
-def _trend(values: np.ndarray) -> tuple[float, float]:
-  """Returns the gain of a fitted line over the steps, and its error."""
-  x = np.arange(len(values)) - (len(values) - 1) / 2
-  slope = x @ values / (x @ x)
-  rest = values - values.mean() - slope * x
-  error = np.sqrt(rest @ rest / (len(values) - 2) / (x @ x))
-  length = len(values) - 1
-  return float(slope * length), float(error * length)
