@@ -6,7 +6,7 @@ base, more imitation, RL. The other experiments start from its cold starts.
 
 Command:   bash launch/ablations.sh b
 Hardware:  2 CPU cores; JOBS=2 runs side by side, one core each
-Time:      not measured yet, see PLAN.md
+Time:      about 30 minutes expected on quiet cores; not measured yet
 Expect:    not run yet; PLAN.md says what was asked before
 """
 

@@ -5,7 +5,7 @@ tasks in the same order; arms differ in `grpo.credit` alone.
 
 Command:   bash launch/ablations.sh a
 Hardware:  2 CPU cores; JOBS=2 runs side by side, one core each
-Time:      not measured yet, see PLAN.md
+Time:      about 60 minutes expected on quiet cores; not measured yet
 Expect:    not run yet; PLAN.md says what was asked before
 """
 

@@ -7,7 +7,7 @@ rounding; `r2g` can.
 
 Command:   bash launch/ablations.sh d
 Hardware:  2 CPU cores; JOBS=2 runs side by side, one core each
-Time:      not measured yet, see PLAN.md
+Time:      about 15 minutes expected on quiet cores; not measured yet
 Expect:    not run yet; PLAN.md says what was asked before
 """
 

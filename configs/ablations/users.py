@@ -6,7 +6,7 @@ six kinds of users, which never speak the same: a matrix.
 
 Command:   bash launch/ablations.sh c
 Hardware:  2 CPU cores; JOBS=2 runs side by side, one core each
-Time:      not measured yet, see PLAN.md
+Time:      about 25 minutes expected on quiet cores; not measured yet
 Expect:    not run yet; PLAN.md says what was asked before
 """
 
