@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from userrl_jax import config
+from userrl_jax import sharding
 from userrl_jax.learning import baselines
 from userrl_jax.learning import credit
 from userrl_jax.learning import shaping
@@ -122,6 +123,47 @@ def test_golden_cases(credit_name, score_name, on_device):
       )
       if z[b] == 0:
         assert not mine.any(), case["name"]
+
+
+def test_golden_cases_as_tokens_of_rows_on_eight_devices(eight_devices):
+  """As the update does it: groups on every device, rows split over them."""
+  if not eight_devices:
+    return
+  arrays, _ = _golden_arrays(_golden_cases())
+  mesh = sharding.make_mesh(config.Mesh(2, 2, 2))
+  size = arrays[0].size
+  slots_BM = np.random.default_rng(0).integers(-1, size, (8, 64))
+  methods = [
+    config.Credit(score=score, credit=name, gamma=0.8, released=True)
+    for score in SCORE_NAMES.values()
+    for name in CREDIT_NAMES.values()
+  ]
+
+  def of_tokens(arrays, slots_BM, xp):
+    return [
+      xp.where(
+        slots_BM >= 0,
+        credit.group_advantages(*arrays, one, xp).reshape(-1)[slots_BM],
+        0.0,
+      )
+      for one in methods
+    ]
+
+  rows = jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(sharding.MESH_AXES["row"])
+  )
+  whole = sharding.replicated(mesh)
+  compute = jax.jit(
+    lambda arrays, slots: of_tokens(arrays, slots, jnp),
+    in_shardings=(whole, rows),
+    out_shardings=rows,
+  )
+  got = compute(arrays, slots_BM)
+  want = of_tokens(arrays, slots_BM, np)
+  assert all(np.abs(one).max() > 1 for one in want)
+  for one, other in zip(got, want, strict=True):
+    assert len(one.sharding.device_set) == 8
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
 # Every function of a family, and how to compute what its docstring promises.

@@ -76,8 +76,8 @@ ILL = {
     r"batch/rewards_PGK at \(1, 2, 0\)",
   ),
   "a sampled log-prob": (
-    lambda p, b: (p, _with(b, "rows/logprobs", (1, 0, 2), -np.inf)),
-    r"batch/rows/logprobs at \(1, 0, 2\)",
+    lambda p, b: (p, _with(b, "rows/logprobs", (0, 1, 3), np.nan)),
+    r"batch/rows/logprobs at \(0, 1, 3\)",
   ),
   "the second layer": (
     lambda p, b: (_with(p, "layers/mlp/up/kernel", 1, 3e38), b),
