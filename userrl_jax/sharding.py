@@ -312,6 +312,33 @@ def _has_choice(mesh: jax.sharding.Mesh | None) -> bool:
   return mesh is not None and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
 
 
+def by_rows_and_heads(
+  attend: Callable[..., jax.Array], mesh: jax.sharding.Mesh, num_kv_heads: int
+) -> Callable[..., jax.Array]:
+  """Makes every device attend for its own packed rows and heads.
+
+  Args:
+    attend: `(q_BTHd, k_BTNd, v_BTNd, segment_ids_BT) -> [B, T, H, d]`.
+    mesh: over whose `data` and `fsdp` the rows are split, over `tensor` the
+      heads, where it divides those of the keys.
+    num_kv_heads: N.
+
+  Returns:
+    The function of whole arrays.
+  """
+  if mesh.size == 1:
+    return attend
+  heads = MESH_AXES["heads"] if _divides("heads", num_kv_heads, mesh) else None
+  whole = jax.sharding.PartitionSpec(MESH_AXES["row"], None, heads)
+  return jax.shard_map(
+    attend,
+    mesh=mesh,
+    in_specs=(whole, whole, whole, jax.sharding.PartitionSpec(*whole[:1])),
+    out_specs=whole,
+    check_vma=False,
+  )
+
+
 def row_sharding(
   mesh: jax.sharding.Mesh, num_rows: int
 ) -> jax.sharding.NamedSharding:
