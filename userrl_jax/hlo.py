@@ -203,8 +203,7 @@ class _Walk:
     inputs = [inside.ops[name].arrays for name in op.inputs]
     if op.opcode == "fusion":
       return self._fusion_bytes(op, inputs)
-    written = op.arrays[:1] if op.opcode.endswith("-start") else op.arrays
-    out = sum(array.hbm_bytes for array in written)
+    out = sum(array.hbm_bytes for array in _made(op))
     if op.opcode in ("dynamic-slice", "gather", "slice"):
       return 2 * out
     if op.opcode in ("dynamic-update-slice", "scatter"):
@@ -339,9 +338,7 @@ def _collective(
   if kind not in _COLLECTIVES:
     return None
   given = [inside.ops[name].arrays[0] for name in op.inputs]
-  made = op.arrays
-  if op.opcode.endswith("-start"):  # (what goes in, what comes out, ...)
-    made = op.arrays[len(given) : 2 * len(given)] or op.arrays
+  made = _made(op)
   root = inside.ops[inside.root]
   if kind == "all-reduce" and root.opcode == "dynamic-slice":
     kind, made = "reduce-scatter", root.arrays  # of which each keeps a slice
@@ -353,6 +350,16 @@ def _collective(
     sum(array.num_bytes for array in larger),
     times,
   )
+
+
+def _made(op: _Op) -> Sequence[_Array]:
+  """Returns the results proper: of a start, without what it takes along."""
+  if op.opcode == "copy-start":  # (the copy, what is copied, ...)
+    return op.arrays[:1]
+  num = len(op.inputs)
+  if op.opcode.endswith("-start") and len(op.arrays) >= 2 * num:
+    return op.arrays[num : 2 * num]  # (what goes in, what comes out, ...)
+  return op.arrays
 
 
 def _group_size(rest: str) -> int:

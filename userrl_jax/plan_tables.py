@@ -38,7 +38,7 @@ class Figure:
   note: str = ""
 
   def __str__(self) -> str:
-    text = f"  {self.name:<34}{self.value:>12,.3f} {self.unit:<10}"
+    text = f"  {self.name:<34}{self.value:>14,.3f} {self.unit:<10}"
     return f"{text}{self.status:<10} {self.note}".rstrip()
 
 
@@ -202,9 +202,10 @@ def time_figures(of: Plan) -> Iterator[Figure]:
   packing, engine = found.config.packing, found.config.engine
   if of.update is not None:
     batch = f"{packing.rows_per_micro_batch} x {packing.row_length} ids"
-    yield from _costs("micro-batch", of.update.again, chip, _COMPILED, batch)
+    how = _COMPILED, ""
+    yield from _costs("micro-batch", of.update.again, chip, how, batch)
     fixed = of.update.once - of.update.again
-    yield from _costs("optimizer step", fixed, chip, _COMPILED, "beside those")
+    yield from _costs("optimizer step", fixed, chip, how, "beside those")
     flops, num_bytes = of.update.counted
     note = "XLA's cost_analysis, every loop once"
     yield Figure("update, flops", flops / 1e12, "TFLOP", _COMPILED, note)
@@ -219,17 +220,16 @@ def time_figures(of: Plan) -> Iterator[Figure]:
   num_hosts = found.mesh.size // found.host_mesh.size
   num_tiles = sharding.num_row_parts(found.host_mesh) * num_hosts
   if of.extend is not None:
-    status, how = _how(of.extend)
     lanes = max(1, engine.extend_tokens // engine.extend_chunk)
-    note = f"{lanes} x {engine.extend_chunk} ids a call; {how}"
-    yield from _costs("extend", of.extend.once, chip, status, note)
+    call = f"{lanes} x {engine.extend_chunk} ids a call"
+    yield from _costs("extend", of.extend.once, chip, _how(of.extend), call)
   if of.decode is not None:
-    status, how = _how(of.decode)
-    note = f"a token of {engine.num_lanes} lanes; {how}"
-    yield from _costs("decode", of.decode.again, chip, status, note)
+    how = _how(of.decode)
+    lanes = f"a token of {engine.num_lanes} lanes"
+    yield from _costs("decode", of.decode.again, chip, how, lanes)
     fixed = of.decode.once - of.decode.again
-    call = f"a call of {engine.decode_tokens} tokens, beside those; {how}"
-    yield from _costs("decode call", fixed, chip, status, call)
+    call = f"a call of {engine.decode_tokens} tokens, beside those"
+    yield from _costs("decode call", fixed, chip, how, call)
     token = max(of.decode.again.seconds(chip))
     token += max(fixed.seconds(chip)) / engine.decode_tokens
     rate = num_tiles * engine.num_lanes / token
@@ -238,17 +238,29 @@ def time_figures(of: Plan) -> Iterator[Figure]:
 
 
 def _costs(
-  name: str, costs: plan.Costs, chip: slices.Chip, status: str, note: str
+  name: str,
+  costs: plan.Costs,
+  chip: slices.Chip,
+  how: tuple[str, str],
+  note: str,
 ) -> Iterator[Figure]:
-  """Yields what a program does, and the time of the slowest of its parts."""
+  """Yields what a program does, and the time of the slowest of its parts.
+
+  Args:
+    name: of the program.
+    costs: of it.
+    chip: that runs it.
+    how: status of the costs, and how they came about.
+    note: on the time.
+  """
   compute, memory_s, exchange = costs.seconds(chip)
-  yield Figure(f"{name}, matrix products", costs.flops / 1e12, "TFLOP", status)
+  yield Figure(f"{name}, matrix products", costs.flops / 1e12, "TFLOP", *how)
   if costs.kernel_flops:
     flops = costs.kernel_flops / 1e12
-    how = "causal half of each row"
-    yield Figure(f"{name}, attention", flops, "TFLOP", _ESTIMATED, how)
-  yield Figure(f"{name}, memory", costs.hbm_bytes / 1e9, "GB", status)
-  yield Figure(f"{name}, sent", costs.sent_bytes / 1e9, "GB", status)
+    half = "in kernels; the causal half of each row"
+    yield Figure(f"{name}, attention", flops, "TFLOP", _ESTIMATED, half)
+  yield Figure(f"{name}, memory", costs.hbm_bytes / 1e9, "GB", *how)
+  yield Figure(f"{name}, sent", costs.sent_bytes / 1e9, "GB", *how)
   parts = {"products": compute, "memory": memory_s, "exchange": exchange}
   slowest = max(parts, key=parts.__getitem__)
   listed = ", ".join(f"{part} {1e3 * s:.2f}" for part, s in parts.items())

@@ -218,6 +218,12 @@ def row_parts(mesh: jax.sharding.Mesh, num_rows: int) -> int:
   return _num_parts("row", mesh) if _divides("row", num_rows, mesh) else 1
 
 
+def num_head_parts(mesh: jax.sharding.Mesh, num_kv_heads: int) -> int:
+  """Returns over how many devices the heads of a row are split."""
+  divides = _divides("heads", num_kv_heads, mesh)
+  return _num_parts("heads", mesh) if divides else 1
+
+
 def num_row_parts(mesh: jax.sharding.Mesh) -> int:
   """Returns over how many devices, or groups of them, rows are split."""
   return _num_parts("row", mesh)
