@@ -60,7 +60,8 @@ tuple(%zero.1, %a, %b)
   %loop = (s32[], bf16[4,8,16]{2,1,0}, bf16[4,16,32]{2,1,0}) while(%begin), \
 condition=%ends, body=%layer
   %kernel = f32[8,64]{1,0} custom-call(%c), \
-custom_call_target="tpu_custom_call", metadata={op_name="jit(f)/splash_fwd"}
+custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+}}, metadata={op_name="jit(f)/splash_fwd/pallas_call"}
   ROOT %own.1 = f32[2,64]{1,0} fusion(%kernel), kind=kCustom, \
 calls=%all-reduce-scatter
 }

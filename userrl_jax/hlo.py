@@ -388,7 +388,7 @@ def _merged(found: Sequence[Collective]) -> list[Collective]:
 
 
 def _kernel_name(op: _Op) -> str:
-  match = re.search(r'op_name="([^"]*)"', op.rest)
+  match = re.search(r'op_name="([^"]*)/pallas_call"', op.rest)
   return match[1].rsplit("/", 1)[-1] if match else op.name
 
 
@@ -400,20 +400,35 @@ def _parse(text: str) -> tuple[dict[str, _Computation], str]:
   """Returns the computations by name, and which of them is the program."""
   computations: dict[str, _Computation] = {}
   entry, current = "", None
-  for line in text.splitlines():
+  for line in _joined(text):
     if line.startswith(("%", "ENTRY ")) and line.endswith("{"):
       name = _NAME.search(line)
       assert name, line
       current = computations[name[1]] = _Computation({})
       entry = name[1] if line.startswith("ENTRY ") else entry
-    elif line.startswith("}"):
+    elif line == "}":
       current = None
-    elif current is not None and " = " in line:
+    elif current is not None:
       op = _parse_op(line)
       current.ops[op.name] = op
       if line.lstrip().startswith("ROOT "):
         current.root = op.name
   return computations, entry
+
+
+def _joined(text: str) -> Iterator[str]:
+  """Yields lines; what attributes spread over several is one."""
+  whole = ""
+  for line in text.splitlines():
+    if whole and not line.startswith(("  %", "  ROOT ")) and line != "}":
+      whole += line
+      continue
+    if whole:
+      yield whole
+    whole = line if line.startswith("  ") else ""
+    if not whole:
+      yield line
+  assert not whole, whole
 
 
 def _parse_op(line: str) -> _Op:
