@@ -40,7 +40,7 @@ def get_config(chip: str = "v5p") -> config_lib.Config:
   c.rollout.max_tokens_per_turn = 2048  # of UserRL's evaluation
   c.rollout.max_tokens_per_episode = 9344  # 1152 of the prompt, 8192 after it
   c.engine = config_lib.Engine(num_rows=24, num_lanes=24, extend_tokens=1024)
-  c.packing = config_lib.Packing(row_length=9344, logprob_chunk=512)
+  c.packing = config_lib.Packing(row_length=9728, logprob_chunk=512)  # 19 * 512
   c.mesh = config_lib.Mesh(data=1, fsdp=-1)
   if chip == "v5e":
     c.mesh.tensor = c.packing.rows_per_micro_batch = 4

@@ -12,7 +12,6 @@ import pytest
 from userrl_jax import config as config_lib
 from userrl_jax import flags
 from userrl_jax import hosts
-from userrl_jax import lowering
 from userrl_jax import memory
 from userrl_jax import plan
 from userrl_jax import plan_tables
@@ -200,9 +199,7 @@ def test_recipes_of_the_paper_fit_by_their_shapes(size, name):
       "v5e-16",
       {"packing__rows_per_micro_batch": 16},
       "raise mesh.tensor (now 1), over which alone",
-      dict(
-        mesh__tensor=4, engine__num_rows=4, packing__rows_per_micro_batch=4
-      ),
+      dict(mesh__tensor=4, engine__num_rows=4, packing__rows_per_micro_batch=4),
     ),
     (
       "32b",

@@ -4,8 +4,8 @@
 prints a line a check: ok, warn or fail, and what to do. Keys (never shown),
 endpoints, folders, tokenizer, devices and disk; then one live episode a gym, in
 which the gym's oracle plays with the configured user, and what a whole run asks
-at most at that rate. `--plan=v5p-16` instead plans memory and speed on a slice of
-TPUs, without one (`plan_tables`). Exit code 0 when nothing fails, 1 when
+at most at that rate. `--plan=v5p-16` instead plans memory and speed on a slice
+of TPUs, without one (`plan_tables`). Exit code 0 when nothing fails, 1 when
 something does, 2 for a config that is none. Writes nothing into `out_dir`.
 """
 
@@ -74,6 +74,8 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
     SystemExit: with code 1, when one fails or what is planned does not fit.
   """
   if command.own.get("plan"):
+    # Programs are compiled for devices that are elsewhere: none is looked for.
+    jax.config.update("jax_platforms", "cpu")
     with flags.user_errors():
       is_fine = plan_tables.show(config, *map(str, command.own.values()))
     if not is_fine:

@@ -210,7 +210,5 @@ def _of_lanes(
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:
-  give = lambda x, where: jax.ShapeDtypeStruct(
-    x.shape, x.dtype, sharding=where
-  )
+  give = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
   return jax.tree.map(give, shapes, shardings)

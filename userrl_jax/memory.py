@@ -146,7 +146,10 @@ def check(
   Args:
     of: the run.
     limit: bytes that a device has.
-    model: as for `need`, and so the others.
+    model: as for `need`.
+    packing: as for `need`.
+    engine: as for `need`.
+    mesh: as for `need`.
 
   Raises:
     ValueError: says what there is, what is needed, and what to change.
@@ -185,10 +188,10 @@ def remedy(
     "adapters (lora.rank)"
   )
   if of.state + of.gradients > limit:
-    if of.frozen and not model.adapter_rank:
-      if of.state + of.gradients - of.frozen <= limit:
-        return "set grpo.kl_coef=0, which needs no reference params"
-    return more_chips
+    is_needed = of.state + of.gradients - of.frozen > limit
+    if is_needed or model.adapter_rank:
+      return more_chips
+    return "set grpo.kl_coef=0, which needs no reference params"
   tensor = f"mesh.tensor (now {mesh.shape['tensor']})"
   if of.collecting > limit:
     room = limit - of.state - of.rollout_params - of.sampling

@@ -16,10 +16,10 @@ import jax
 from jax.experimental import topologies
 
 from userrl_jax import config as config_lib
-from userrl_jax import hlo
 from userrl_jax import lowering
 from userrl_jax import memory
 from userrl_jax import process
+from userrl_jax import program_work
 from userrl_jax import sharding
 from userrl_jax import slices
 from userrl_jax.learning import learner
@@ -124,7 +124,7 @@ class Program:
   once: Costs
   again: Costs
   counted: tuple[float, float]
-  collectives: Sequence[hlo.Collective] = ()
+  collectives: Sequence[program_work.Collective] = ()
   depths: tuple[int, ...] = ()
 
 
@@ -220,9 +220,7 @@ def topology(of: slices.Slice) -> list[Any] | None:
 
 def stand_ins(of: slices.Slice) -> list["StandIn"]:
   """Returns what takes the place of a slice's devices where none compiles."""
-  return [
-    StandIn(i, i // slices.CHIPS_A_HOST) for i in range(of.num_chips)
-  ]
+  return [StandIn(i, i // slices.CHIPS_A_HOST) for i in range(of.num_chips)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +268,7 @@ def compiled(
   done = lowered.compile()
   sizes = done.memory_analysis()
   counted = done.cost_analysis()
-  read = hlo.Program(done.as_text())
+  read = program_work.Program(done.as_text())
   once, twice = (read.work((n, *inner_trips)) for n in (1, 2))
   costs = [_costs(work, found) for work in (once, twice)]
   return Program(
@@ -327,7 +325,7 @@ def _of_sampler(
   )
 
 
-def _costs(work: hlo.Work, found: Setup) -> Costs:
+def _costs(work: program_work.Work, found: Setup) -> Costs:
   model, packing, mesh = found.model, found.config.packing, found.mesh
   rows = packing.rows_per_micro_batch / sharding.num_row_parts(mesh)
   heads = model.num_heads / sharding.num_head_parts(mesh, model.num_kv_heads)

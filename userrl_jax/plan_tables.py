@@ -97,7 +97,9 @@ def show(
       print(f"fail {refusal}")
   for line in lines(so_far):
     print(line, flush=True)
-  fits = not memory.remedy(so_far.need, of.chip.hbm_bytes, *plan.memory_sizes(found))
+  fits = not memory.remedy(
+    so_far.need, of.chip.hbm_bytes, *plan.memory_sizes(found)
+  )
   return devices is not None and fits and not refusal
 
 
@@ -297,4 +299,3 @@ def _how(program: plan.Program | None) -> tuple[str, str]:
 def _against(shapes: float, compiled: float) -> str:
   """Says how far shapes are from what a program takes, which pads some."""
   return f"all arguments {compiled / _GIB:.3f}, by shapes {shapes / _GIB:.3f}"
-

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from userrl_jax import hlo
+from userrl_jax import program_work
 
 # As written for TPUs: a product of batches is a convolution whose window is the
 # batch, a loop's end is a constant in its condition, and a sum over devices of
@@ -69,18 +69,18 @@ calls=%all-reduce-scatter
 
 
 def test_a_program_for_tpus_is_read_as_it_runs():
-  work = hlo.Program(_TPU).work()
+  work = program_work.Program(_TPU).work()
   assert work.flops == 36 * 2 * 4 * 8 * 16 * 32  # not 4 times as many
   assert work.kernels == {"splash_fwd": 1} and not work.num_unknown_loops
   # A layer: x, y twice, what is gathered, the counter; w is in VMEM.
   of_layer = 2 * (4 * 8 * 16 + 2 * 4 * 8 * 32 + 4 * 32 * 32) + 3 * 4
   assert work.hbm_bytes == 36 * of_layer + 4 * (3 * 8 * 64 + 2 * 64)
   gather, scatter = work.collectives
-  assert gather == hlo.Collective(
+  assert gather == program_work.Collective(
     "all-gather", "bf16[4,32,32]", 4, 2 * 4 * 32 * 32, 36
   )
   assert gather.bytes_sent == 36 * 2 * 4 * 32 * 32 * 3 / 4
-  assert scatter == hlo.Collective(
+  assert scatter == program_work.Collective(
     "reduce-scatter", "f32[2,64]", 4, 4 * 8 * 64, 1
   )
   assert scatter.bytes_sent == 4 * 8 * 64 * 3 / 4
@@ -100,7 +100,7 @@ def test_loops_count_as_often_as_they_run():
     shape((), jnp.int32),
   )
   compiled = jax.jit(f).lower(*arguments).compile()
-  program = hlo.Program(compiled.as_text())
+  program = program_work.Program(compiled.as_text())
   once = 5 * 2 * 32 * 64 * 64
   assert program.work().flops == once
   assert program.work((7,)).flops == 7 * once
@@ -129,6 +129,6 @@ def test_groups_are_read_in_every_form(groups, size):
     f"replica_groups={groups}, to_apply=%add\n"
     "}\n"
   )
-  [one] = hlo.Program(text).work().collectives
+  [one] = program_work.Program(text).work().collectives
   assert one.group_size == size and one.num_bytes == 32
   assert one.bytes_sent == 2 * 32 * (size - 1) / size
