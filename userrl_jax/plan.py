@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import importlib.util
 import os
+import pathlib
+import tempfile
 from typing import Any
 
 import jax
@@ -265,10 +267,10 @@ def compiled(
   Raises:
     jax.errors.JaxRuntimeError: when it fits no device; says by how much.
   """
-  done = lowered.compile()
+  done, text = _with_text(lowered, found.mesh.devices.flat[0].platform)
   sizes = done.memory_analysis()
   counted = done.cost_analysis()
-  read = program_work.Program(done.as_text())
+  read = program_work.Program(text)
   once, twice = (read.work((n, *inner_trips)) for n in (1, 2))
   costs = [_costs(work, found) for work in (once, twice)]
   return Program(
@@ -294,6 +296,24 @@ def with_programs(
   if sampling:
     changes["sampling"] = round(max(program.made for program in sampling))
   return dataclasses.replace(found.need, **changes)
+
+
+def _with_text(
+  lowered: jax.stages.Lowered, platform: str
+) -> tuple[jax.stages.Compiled, str]:
+  """Compiles a program; returns it and its text.
+
+  Of some programs for v5p `as_text` fails: jaxlib knows no operation of theirs
+  that is spread over several calls. The compiler writes the same to a file.
+  """
+  if platform != "tpu":
+    done = lowered.compile()
+    return done, done.as_text()
+  with tempfile.TemporaryDirectory() as folder:
+    options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+    done = lowered.compile(compiler_options=options)
+    [path] = pathlib.Path(folder).glob("*.after_optimizations.txt")
+    return done, path.read_text()
 
 
 def _of_sampler(
