@@ -26,7 +26,7 @@ window={size=4 stride=3 pad=0_0 lhs_dilate=4}, dim_labels=0bf_0io->0bf
 to_apply=%add
   ROOT %own = f32[2,64]{1,0} dynamic-slice(%sum, %zero, %zero), \
 dynamic_slice_sizes={2,64}
-}
+}, execution_thread="other"
 
 %layer (state: (s32[], bf16[4,8,16], bf16[4,16,32])) -> (s32[], bf16[4,8,16]) {
   %state = (s32[], bf16[4,8,16]{2,1,0}, bf16[4,16,32]{2,1,0}) parameter(0)

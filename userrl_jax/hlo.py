@@ -101,7 +101,7 @@ def parse(text: str) -> tuple[dict[str, Computation], str]:
       assert name, line
       current = computations[name[1]] = Computation({})
       entry = name[1] if line.startswith("ENTRY ") else entry
-    elif line == "}":
+    elif line.startswith("}"):
       current = None
     elif current is not None:
       op = _parse_op(line)
@@ -119,8 +119,9 @@ def ints(text: str) -> list[int]:
 def _joined(text: str) -> Iterator[str]:
   """Yields lines; what attributes spread over several is one."""
   whole = ""
+  ends = "  %", "  ROOT ", "}, ", "%", "ENTRY "  # of a computation, or an op
   for line in text.splitlines():
-    if whole and not line.startswith(("  %", "  ROOT ")) and line != "}":
+    if whole and not line.startswith(ends) and line != "}":
       whole += line
       continue
     if whole:
