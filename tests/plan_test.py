@@ -34,7 +34,7 @@ def small(**mesh) -> config_lib.Config:
   c.packing = config_lib.Packing(64, 8, 32)
   c.rollout.max_tokens_per_episode = 64
   c.engine = config_lib.Engine(num_rows=4, num_lanes=4, decode_tokens=4)
-  c.grpo.tasks_per_iteration, c.grpo.group_size = 4, 4
+  c.grpo.tasks_per_iteration, c.grpo.group_size = 16, 4  # 4 micro-batches
   c.grpo.num_mini_batches, c.grpo.importance_cap = 2, 2.0
   c.grpo.kl_coef = 0.1
   c.mesh = config_lib.Mesh(**mesh)
