@@ -8,7 +8,7 @@ Command:   bash launch/paper.sh 4b MODEL TASKS TAU_BENCH \
            MODEL is the folder of Qwen3-4B, TASKS has UserRL's task files, the
            address serves Qwen3-32B (user.model); OPENAI_API_KEY is for the
            GPT-4o that demonstrates and is the user of the evaluation
-Hardware:  TPU v5p-16 (8 chips of 95 GB); not run here
+Hardware:  TPU v5p-16 (8 chips of 95 GB), or v5e-16 as paper_4b.py:v5e; not run
 Time:      not run here; the paper took 1.5 days on 8 H200, about 4 million
            requests to the user
 Expect:    the paper's, from one run, not run here: Travel 0.509, Turtle 0.184,
@@ -20,8 +20,8 @@ Expect:    the paper's, from one run, not run here: Travel 0.509, Turtle 0.184,
 from userrl_jax import config as config_lib
 
 
-def get_config() -> config_lib.Config:
-  """Returns the cold start and GRPO of the paper, sized for eight chips."""
+def get_config(chip: str = "v5p") -> config_lib.Config:
+  """Returns the cold start and GRPO of the paper, sized for a slice of 16."""
   c = config_lib.Config(out_dir="runs/paper_4b", stages=("cold_start", "grpo"))
   c.model.preset = "qwen3_4b"
   c.model.dtype, c.model.remat = "bfloat16", "full"
@@ -40,8 +40,11 @@ def get_config() -> config_lib.Config:
   c.rollout.max_tokens_per_turn = 2048  # of UserRL's evaluation
   c.rollout.max_tokens_per_episode = 9344  # 1152 of the prompt, 8192 after it
   c.engine = config_lib.Engine(num_rows=24, num_lanes=24, extend_tokens=1024)
-  c.packing = config_lib.Packing(row_length=9344, logprob_chunk=512)
+  c.packing = config_lib.Packing(row_length=9728, logprob_chunk=512)  # 19 * 512
   c.mesh = config_lib.Mesh(data=1, fsdp=-1)
+  if chip == "v5e":
+    c.mesh.tensor = c.packing.rows_per_micro_batch = 4
+    c.engine.num_rows = c.engine.num_lanes = 12
   c.cold_start.source = "runs/paper_4b_shown/demonstrations/dialogues.jsonl"
   c.cold_start.num_steps = 47  # 3 epochs of 1000 dialogues
   c.cold_start.optimizer = config_lib.Optimizer(

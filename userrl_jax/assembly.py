@@ -144,7 +144,6 @@ def build(config: config_lib.Config) -> Parts:
       dtype=model.dtype,
       head_dim=model.head_dim,
       row_length=config.packing.row_length,
-      num_devices=mesh.size,
     ),
   )
   chat = chat_lib.Chat(tokenizer, config.chat.profile, config.chat.thinking)

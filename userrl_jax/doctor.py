@@ -4,8 +4,9 @@
 prints a line a check: ok, warn or fail, and what to do. Keys (never shown),
 endpoints, folders, tokenizer, devices and disk; then one live episode a gym, in
 which the gym's oracle plays with the configured user, and what a whole run asks
-at most at that rate. Exit code 0 when nothing fails, 1 when something does, 2
-for a config that is none. Writes nothing into `out_dir`.
+at most at that rate. `--plan=v5p-16` instead plans memory and speed on a slice
+of TPUs, without one (`plan_tables`). Exit code 0 when nothing fails, 1 when
+something does, 2 for a config that is none. Writes nothing into `out_dir`.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ from userrl_jax import flags
 from userrl_jax import forecast
 from userrl_jax import gyms
 from userrl_jax import metrics
+from userrl_jax import plan_tables
 from userrl_jax import process
 from userrl_jax import sharding
 from userrl_jax import types
@@ -66,11 +68,19 @@ class _Plan:
 
 
 def main(config: config_lib.Config, command: flags.Command) -> None:
-  """Prints every check as it is done.
+  """Prints every check as it is done, or the plan that was asked for.
 
   Raises:
-    SystemExit: with code 1, when one fails.
+    SystemExit: with code 1, when one fails or what is planned does not fit.
   """
+  if command.own.get("plan"):
+    # Programs are compiled for devices that are elsewhere: none is looked for.
+    jax.config.update("jax_platforms", "cpu")
+    with flags.user_errors():
+      is_fine = plan_tables.show(config, *map(str, command.own.values()))
+    if not is_fine:
+      raise SystemExit(1)
+    return
   statuses = []
   for line in examine(config):
     print(f"{line.status:<5}{line.subject}: {line.message}", flush=True)
@@ -382,4 +392,4 @@ def _existing(path: pathlib.Path) -> pathlib.Path:
 
 
 if __name__ == "__main__":
-  flags.run(main)
+  flags.run(main, own={"plan": "", "plan_sampling": plan_tables.SAMPLING[0]})

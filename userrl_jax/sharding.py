@@ -218,6 +218,12 @@ def row_parts(mesh: jax.sharding.Mesh, num_rows: int) -> int:
   return _num_parts("row", mesh) if _divides("row", num_rows, mesh) else 1
 
 
+def num_head_parts(mesh: jax.sharding.Mesh, num_kv_heads: int) -> int:
+  """Returns over how many devices the heads of a row are split."""
+  divides = _divides("heads", num_kv_heads, mesh)
+  return _num_parts("heads", mesh) if divides else 1
+
+
 def num_row_parts(mesh: jax.sharding.Mesh) -> int:
   """Returns over how many devices, or groups of them, rows are split."""
   return _num_parts("row", mesh)
@@ -310,6 +316,33 @@ def gathered(params: Any, mesh: jax.sharding.Mesh | None) -> Any:
 def _has_choice(mesh: jax.sharding.Mesh | None) -> bool:
   """Returns whether params are split, so that activations could be, too."""
   return mesh is not None and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
+
+
+def by_rows_and_heads(
+  attend: Callable[..., jax.Array], mesh: jax.sharding.Mesh, num_kv_heads: int
+) -> Callable[..., jax.Array]:
+  """Makes every device attend for its own packed rows and heads.
+
+  Args:
+    attend: `(q_BTHd, k_BTNd, v_BTNd, segment_ids_BT) -> [B, T, H, d]`.
+    mesh: over whose `data` and `fsdp` the rows are split, over `tensor` the
+      heads, where it divides those of the keys.
+    num_kv_heads: N.
+
+  Returns:
+    The function of whole arrays.
+  """
+  if mesh.size == 1:
+    return attend
+  heads = MESH_AXES["heads"] if _divides("heads", num_kv_heads, mesh) else None
+  whole = jax.sharding.PartitionSpec(MESH_AXES["row"], None, heads)
+  return jax.shard_map(
+    attend,
+    mesh=mesh,
+    in_specs=(whole, whole, whole, jax.sharding.PartitionSpec(*whole[:1])),
+    out_specs=whole,
+    check_vma=False,
+  )
 
 
 def row_sharding(

@@ -24,6 +24,7 @@ from userrl_jax import evaluate
 from userrl_jax import flags
 from userrl_jax import forecast
 from userrl_jax import hosts
+from userrl_jax import plan
 from userrl_jax import recorder
 from userrl_jax import report
 from userrl_jax import selection
@@ -39,13 +40,14 @@ from userrl_jax.models import qwen3
 def main(config: config_lib.Config, command: flags.Command) -> None:
   """Runs the configured stages, one after the other, and reports."""
   with flags.user_errors():
+    plan.check(config)
     parts = assembly.build(config)
     held_out = assembly.held_out_tasks(config)
-    plan = stages.plan(parts)
+    to_do = stages.plan(parts)
     run = recorder.Recorder(parts, command)
   with run:
-    run.tell(forecast.text(parts, plan))
-    for stage in plan:
+    run.tell(forecast.text(parts, to_do))
+    for stage in to_do:
       stage = stages.counted(parts, stage)
       learn = imitate if stage.dialogues else reinforce
       params = learn(parts, run, stage)

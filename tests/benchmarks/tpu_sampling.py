@@ -14,21 +14,15 @@ import sys
 import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-
-import jax
-from jax.experimental import topologies
-import jax.numpy as jnp
 
 from userrl_jax import config as config_lib
+from userrl_jax import lowering
+from userrl_jax import plan
 from userrl_jax import sharding
-from userrl_jax.inference import cache as cache_lib
-from userrl_jax.inference import sampling
+from userrl_jax import slices
 from userrl_jax.models import qwen3
 
-# Published peaks of a chip: bf16 operations and bytes of memory a second.
-PEAKS = {"v5e": (197e12, 819e9), "v5p": (459e12, 2765e9)}
-SLICES = {"v5e": "v5e:2x4", "v5p": "v5p:2x2x1"}  # 8 and 4 chips
+SLICES = {"v5e": "v5e-8", "v5p": "v5p-8"}  # 8 and 4 chips
 # preset -> chip -> (chips that a tile's heads are split over, rows of a tile);
 # rows of 4,096 positions, as many as leave room for params and temporaries.
 PLANS = {
@@ -36,7 +30,7 @@ PLANS = {
   "qwen3_4b": {"v5e": (4, 32), "v5p": (1, 64)},
   "qwen3_8b": {"v5e": (8, 64), "v5p": (2, 128)},
 }
-LENGTH, DECODE, CHUNK, EXTEND = 4096, 16, 256, 1024
+LENGTH = 4096
 
 
 def compile_both(preset: str, chip: str, num_layers: int = 0) -> list[dict]:
@@ -45,81 +39,29 @@ def compile_both(preset: str, chip: str, num_layers: int = 0) -> list[dict]:
   if num_layers:
     model = dataclasses.replace(model, num_layers=num_layers)
   tensor, num_rows = PLANS[preset][chip]
-  topology = topologies.get_topology_desc(SLICES[chip], platform="tpu")
-  mesh = sharding.make_mesh(config_lib.Mesh(tensor=tensor), topology.devices)
-  num_tiles = sharding.num_row_parts(mesh)
-  shapes = jax.eval_shape(
-    lambda key: qwen3.sampling_layout(qwen3.init(model, key), model),
-    jax.random.key(0),
+  of = slices.named(SLICES[chip])
+  mesh = sharding.make_mesh(config_lib.Mesh(tensor=tensor), plan.topology(of))
+  engine = config_lib.Engine(
+    num_rows, num_rows, decode_tokens=16, extend_chunk=256, extend_tokens=1024
   )
-  give = lambda tree, where: jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    tree,
-    where,
-  )
-  params = give(shapes, sharding.sampling_shardings(shapes, mesh))
-  cache = jax.eval_shape(
-    lambda: qwen3.init_cache(model, num_rows * num_tiles, LENGTH)
-  )
-  where = sharding.cache_sharding(mesh, model.num_kv_heads)
-  cache = give(cache, jax.tree.map(lambda _: where, cache))
-  by_row = jax.sharding.NamedSharding(
-    mesh, jax.sharding.PartitionSpec(sharding.MESH_AXES["row"])
-  )
-  array = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct(
-    (shape[0] * num_tiles, *shape[1:]), dtype, sharding=by_row
-  )
-  scalar = lambda dtype: jax.ShapeDtypeStruct(
-    (), dtype, sharding=sharding.replicated(mesh)
-  )
-  real = lambda: array(num_rows, dtype=jnp.float32)
-  lanes = cache_lib.Lanes(
-    *(array(num_rows) for _ in range(4)),
-    array(num_rows, 2, dtype=jnp.uint32),
-    sampling.Knobs(real(), array(num_rows), real(), real()),
-  )
-  B = EXTEND // CHUNK
-  programs = {
-    f"extend {B}x{CHUNK}": lambda: cache_lib.extend.lower(
-      params,
-      cache,
-      array(B),
-      array(B, CHUNK),
-      array(B),
-      array(B),
-      config=model,
-      mesh=mesh,
-      length=LENGTH,
-    ),
-    f"decode {num_rows}x{DECODE}": lambda: cache_lib.decode.lower(
-      params,
-      cache,
-      lanes,
-      scalar(jnp.int32),
-      scalar(jnp.float32),
-      config=model,
-      mesh=mesh,
-      length=LENGTH,
-      num_tokens=DECODE,
-      in_place=True,
-    ),
-  }
   num_bytes = qwen3.cache_bytes(model, num_rows, LENGTH) / tensor
   return [
-    {"preset": preset, "slice": SLICES[chip], "tensor": tensor}
+    {"preset": preset, "slice": of.name, "tensor": tensor}
     | {"cache_gib": round(num_bytes / 2**30, 3)}
-    | _figures(name, lower, chip)
-    for name, lower in programs.items()
+    | _figures(name, lower(model, engine, LENGTH, mesh), of.chip)
+    for name, lower in (
+      ("extend 4x256", lowering.extend),
+      (f"decode {num_rows}x16", lowering.decode),
+    )
   ]
 
 
-def _figures(name, lower, chip) -> dict:
+def _figures(name, lowered, chip) -> dict:
   begun = time.perf_counter()
-  compiled = lower().compile()
+  compiled = lowered.compile()
   seconds = time.perf_counter() - begun
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
   operations, num_bytes = cost["flops"], cost["bytes accessed"]
-  peak_operations, peak_bytes = PEAKS[chip]
   gib = lambda n: round(n / 2**30, 3)
   return {
     "program": name,
@@ -130,7 +72,7 @@ def _figures(name, lower, chip) -> dict:
     "gflop": round(operations / 1e9, 1),
     "gbytes": round(num_bytes / 1e9, 2),
     "roofline_ms": round(
-      1e3 * max(operations / peak_operations, num_bytes / peak_bytes), 3
+      1e3 * max(operations / chip.flops, num_bytes / chip.hbm_bytes_per_s), 3
     ),
   }
 

@@ -92,7 +92,7 @@ class Engine:
     """Does the device work of all sessions while the context is entered.
 
     A copy of the params in their sampling layout lives as long, unless they
-    come in it.
+    come in it, and so do the KV rows, unless an episode has one still.
 
     Args:
       params: to sample with, as they are or as `cache.lay_out` made them.
@@ -113,6 +113,8 @@ class Engine:
       with contextlib.suppress(asyncio.CancelledError):
         await loop
       self._layout = None
+      if not self._scheduler.num_holding:  # an update needs the memory
+        self._cache = None
 
   async def swap(self, params: qwen3.Params) -> None:
     """Samples with other params from the next device call on.

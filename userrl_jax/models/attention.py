@@ -7,7 +7,8 @@ for each kind of device, chosen by name:
   xla     plain array code, for CPUs; runs everywhere
   cudnn   cuDNN's fused attention, on GPUs of bfloat16
   splash  the Pallas kernel of JAX for TPUs; skips what no query sees
-          (splash_interpreted runs it anywhere, slowly, to compare with)
+          (splash_interpreted runs it anywhere, slowly, to compare with);
+          on several devices each runs it for its own rows and heads
 
 KV rows go through XLA everywhere: a decoded token reads its row once, which is
 bound by memory and nothing that a kernel could save.
@@ -23,6 +24,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_mask,
 )
 import jax.numpy as jnp
+
+from userrl_jax import sharding
 
 # Positions of a KV row whose products are summed together.
 CACHE_BLOCK = 256
@@ -46,7 +49,6 @@ def choose(
   dtype: str,
   head_dim: int,
   row_length: int,
-  num_devices: int,
 ) -> str:
   """Returns the implementation for packed rows that a run asks for.
 
@@ -57,7 +59,6 @@ def choose(
     dtype: that the model computes in.
     head_dim: of the model.
     row_length: tokens of a packed row.
-    num_devices: that the rows are split over.
 
   Raises:
     ValueError: when the named one cannot compute this model here.
@@ -74,7 +75,6 @@ def choose(
     },
     "splash": {
       f"a TPU (this is a {platform})": platform == "tpu",
-      f"one device (there are {num_devices})": num_devices == 1,
       f"heads of a multiple of 128 (they are {head_dim})": head_dim % 128 == 0,
       f"rows of a multiple of {_SPLASH_BLOCKS[-1]} tokens "
       f"(packing.row_length is {row_length})": (
@@ -98,6 +98,7 @@ def packed(
   segment_ids_BT: jax.Array,
   implementation: str = "xla",
   is_lean: bool = False,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> jax.Array:
   """Attends causally within each segment of a packed row.
 
@@ -110,12 +111,16 @@ def packed(
     implementation: one of `IMPLEMENTATIONS`.
     is_lean: whether the gradient of plain array code is to take little memory;
       it is the same but for rounding.
+    mesh: over whose devices rows and heads are split; None is one device.
 
   Returns:
     [B, T, H, d] in the dtype of `v_BTNd`.
   """
   is_lean = is_lean and implementation == "xla"
   attend = _packed_lean if is_lean else _PACKED[implementation]
+  if mesh is not None and implementation.startswith("splash"):
+    # XLA cannot split a Pallas kernel: it would gather all rows on each device.
+    attend = sharding.by_rows_and_heads(attend, mesh, k_BTNd.shape[2])
   return attend(q_BTHd, k_BTNd, v_BTNd, segment_ids_BT)
 
 

@@ -237,8 +237,8 @@ def forward(
   if cache is None:
 
     def attend(q, k, v):
-      name, is_lean = config.attention, config.remat == "full"
-      return attention.packed(q, k, v, segment_ids_BT, name, is_lean), None
+      how = config.attention, config.remat == "full", mesh
+      return attention.packed(q, k, v, segment_ids_BT, *how), None
 
     def layer(x, layer_params):
       own = {"params": sharding.gathered(layer_params, mesh)}

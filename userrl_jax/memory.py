@@ -1,0 +1,218 @@
+"""What a run needs of a device's memory, from shapes alone.
+
+In: the model, the sizes of its calls and a mesh. Out: a `Need`, exact for what
+lives from call to call and a lower bound for what a call makes, and what to
+change where it is more than there is. `plan` puts figures of compiled programs
+in its place; `train` refuses what even the lower bound shows not to fit.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from userrl_jax import config
+from userrl_jax import lowering
+from userrl_jax import sharding
+from userrl_jax.learning import learner
+from userrl_jax.models import qwen3
+
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+  """Bytes on a device.
+
+  Attributes:
+    params: master weights that are trained, float32.
+    optimizer: its state.
+    frozen: params that are read and not trained: of a reference, or under
+      adapters.
+    batch: packed rows and rewards of an update.
+    gradients: sums over the micro-batches, like params.
+    activations: what else an update makes.
+    rollout_params: the sampler's copy of the params.
+    kv_rows: histories of episodes.
+    sampling: what a call of the sampler makes.
+    stays: whether the sampler's copy and rows live during the update.
+  """
+
+  params: int
+  optimizer: int
+  frozen: int
+  batch: int
+  gradients: int
+  activations: int
+  rollout_params: int
+  kv_rows: int
+  sampling: int = 0
+  stays: bool = False
+
+  @property
+  def state(self) -> int:
+    """Returns what lives as long as a stage does."""
+    return self.params + self.optimizer + self.frozen
+
+  @property
+  def sampler(self) -> int:
+    """Returns what lives while episodes are played."""
+    return self.rollout_params + self.kv_rows
+
+  @property
+  def update(self) -> int:
+    """Returns what there is while the learner computes."""
+    made = self.batch + self.gradients + self.activations
+    return self.state + made + (self.sampler if self.stays else 0)
+
+  @property
+  def collecting(self) -> int:
+    """Returns what there is while episodes are played."""
+    return self.state + self.sampler + self.sampling
+
+
+def need(
+  model: qwen3.Config,
+  arguments: lowering.Update,
+  mesh: jax.sharding.Mesh,
+  *,
+  packing: config.Packing,
+  engine: config.Engine,
+  max_tokens: int,
+  max_staleness: int,
+) -> Need:
+  """Adds up what a run needs at least.
+
+  Of an update's activations only the inputs of the layers are counted, which
+  every choice of `remat` keeps.
+
+  Args:
+    model: shape of the policy.
+    arguments: of its update.
+    mesh: of the whole run; the sampler's is its part of one host.
+    packing: shapes of the rows.
+    engine: rows of the sampler.
+    max_tokens: the longest episode.
+    max_staleness: above 0 the sampler goes on during the update.
+
+  Raises:
+    ValueError: when rows or hosts do not divide over the mesh.
+  """
+  of_host = sharding.of_host(mesh)
+  length = lowering.row_length(max_tokens)
+  size = lambda tree: lowering.bytes_a_device(
+    tree, sharding.param_shardings(tree, mesh)
+  )
+  batch = jax.tree.map(
+    lambda where, part: sum(
+      lowering.bytes_a_device(x, where) for x in jax.tree.leaves(part)
+    ),
+    learner.batch_shardings(packing, mesh),
+    arguments.batch,
+  )
+  state = arguments.state
+  num_rows = packing.rows_per_micro_batch // sharding.num_row_parts(mesh)
+  layer_inputs = model.num_layers * num_rows * packing.row_length
+  return Need(
+    params=size(state.params),
+    optimizer=size(state.opt_state),
+    frozen=0 if arguments.frozen is None else size(arguments.frozen),
+    batch=sum(jax.tree.leaves(batch)),
+    gradients=size(state.params),
+    activations=(
+      layer_inputs * model.hidden_size * jnp.dtype(model.dtype).itemsize
+    ),
+    rollout_params=lowering.bytes_a_device(
+      lowering.sampling_params(model, of_host)
+    ),
+    kv_rows=lowering.bytes_a_device(
+      lowering.kv_rows(model, engine.num_rows, length, of_host)
+    ),
+    stays=max_staleness > 0,
+  )
+
+
+def check(
+  of: Need,
+  limit: int,
+  model: qwen3.Config,
+  packing: config.Packing,
+  engine: config.Engine,
+  mesh: jax.sharding.Mesh,
+) -> None:
+  """Refuses what does not fit a device.
+
+  Args:
+    of: the run.
+    limit: bytes that a device has.
+    model: as for `need`.
+    packing: as for `need`.
+    engine: as for `need`.
+    mesh: as for `need`.
+
+  Raises:
+    ValueError: says what there is, what is needed, and what to change.
+  """
+  for phase, total, parts in (
+    ("while it collects", of.collecting, ("rollout_params", "kv_rows")),
+    ("in the update", of.update, ("gradients", "activations")),
+  ):
+    if total <= limit:
+      continue
+    names = ("params", "optimizer", "frozen", *parts)
+    sizes = {name: getattr(of, name) for name in names}
+    listed = ", ".join(
+      f"{name} {size / _GIB:.1f}" for name, size in sizes.items() if size
+    )
+    raise ValueError(
+      f"a run must fit into the {limit / _GIB:.1f} GiB of a device, got at "
+      f"least {total / _GIB:.1f} {phase} ({listed}); "
+      f"{remedy(of, limit, model, packing, engine, mesh)}"
+    )
+
+
+def remedy(
+  of: Need,
+  limit: int,
+  model: qwen3.Config,
+  packing: config.Packing,
+  engine: config.Engine,
+  mesh: jax.sharding.Mesh,
+) -> str:
+  """Returns which line of a recipe to change, "" where everything fits."""
+  if of.collecting <= limit and of.update <= limit:
+    return ""
+  more_chips = (
+    f"raise mesh.fsdp (now {mesh.shape['fsdp']}) with more chips, or train "
+    "adapters (lora.rank)"
+  )
+  if of.state + of.gradients > limit:
+    is_needed = of.state + of.gradients - of.frozen > limit
+    if is_needed or model.adapter_rank:
+      return more_chips
+    return "set grpo.kl_coef=0, which needs no reference params"
+  tensor = f"mesh.tensor (now {mesh.shape['tensor']})"
+  if of.collecting > limit:
+    room = limit - of.state - of.rollout_params - of.sampling
+    num_rows = max(0, math.floor(room / (of.kv_rows / engine.num_rows)))
+    if num_rows:
+      return (
+        f"set engine.num_rows and engine.num_lanes to {num_rows} or less (now "
+        f"{engine.num_rows}), or raise {tensor}"
+      )
+    return f"raise {tensor}, over which alone the sampler's copy is split"
+  if of.stays and of.update - of.sampler <= limit:
+    return "set rollout.max_staleness=0, which frees the sampler's memory"
+  if model.remat != "full":
+    return "set model.remat=full"
+  num_parts = sharding.num_row_parts(mesh)
+  if packing.rows_per_micro_batch > num_parts:
+    return (
+      f"set packing.rows_per_micro_batch={num_parts} (now "
+      f"{packing.rows_per_micro_batch})"
+    )
+  return (
+    f"raise {tensor}, or lower packing.row_length (now {packing.row_length}) "
+    "and rollout.max_tokens_per_episode"
+  )
