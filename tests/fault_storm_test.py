@@ -174,6 +174,7 @@ def test_no_spoiled_episode_reaches_loss_or_baseline(tmp_path, root):
   assert max(n["train/grad_norm"] for n in numbers.values()) > 1e-3
 
 
+@pytest.mark.exhaustive
 def test_too_many_faults_stop_a_run_that_then_goes_on(tmp_path, root):
   num_left = 40  # answers
 
@@ -206,6 +207,7 @@ def test_too_many_faults_stop_a_run_that_then_goes_on(tmp_path, root):
   )
 
 
+@pytest.mark.exhaustive
 def test_an_endpoint_that_dies_amid_a_run_costs_it_time_only(tmp_path, root):
   """By hand with a real minute: USERRL_OUTAGE_S=60."""
   away_s = float(os.environ.get("USERRL_OUTAGE_S", "3"))
@@ -265,6 +267,7 @@ def test_an_endpoint_that_dies_amid_a_run_costs_it_time_only(tmp_path, root):
     ]
 
 
+@pytest.mark.exhaustive
 def test_an_endpoint_that_can_be_provoked_is_told_of(tmp_path, root, capsys):
   with server.Server(provoked) as running:
     folder, said = train(

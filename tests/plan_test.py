@@ -131,7 +131,7 @@ def test_rows_and_copy_of_the_sampler_equal_the_engines(eight_devices):
   assert 0 < rest < 4096  # what a call says of its lanes
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_depth_follows_from_two_smaller_ones():
   c = small(data=1)
   c.model.num_layers = 7

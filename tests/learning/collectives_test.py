@@ -96,7 +96,12 @@ def _params_in_use(sizes: tuple[int, ...], head: str) -> set[tuple[int, ...]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "method,head", [("grpo", "tied"), ("sft", "untied"), ("sft", "dense")]
+  "method,head",
+  [
+    ("grpo", "tied"),
+    pytest.param("sft", "untied", marks=pytest.mark.exhaustive),
+    pytest.param("sft", "dense", marks=pytest.mark.exhaustive),
+  ],
 )
 def test_neither_logits_nor_more_params_than_a_layer_are_gathered(
   eight_devices, monkeypatch, method, head
