@@ -101,6 +101,7 @@ def _whole(run, stage, mesh):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_with_adapters_from_start_to_export(train, tmp_path, mesh):
   run = train()
   lines = [

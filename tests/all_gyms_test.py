@@ -34,6 +34,7 @@ def _tiny(root, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_stage_trains_on_five_gyms_and_is_tried_on_all(
   root, tmp_path, capsys, run_apart
 ):

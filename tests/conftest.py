@@ -69,6 +69,7 @@ def run_apart(request):
       [
         *(sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"),
         *("-n0", "-o", "python_files=*_test.py"),
+        *("-m", "exhaustive or not exhaustive"),
         *("--rootdir", request.config.rootpath),
         f"{request.node.path}::{request.node.name}",
       ],

@@ -107,6 +107,7 @@ def of_grpo(config):
   return [line for line in lines if line["stage"] == "grpo"]
 
 
+@pytest.mark.exhaustive
 def test_a_recorded_run_is_played_again_offline(tmp_path, root):
   recorded = {
     "recording__mode": "record",

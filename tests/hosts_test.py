@@ -225,7 +225,12 @@ def test_two_hosts_train_what_one_does(place, alone):
   [
     pytest.param(1, "rollout", ["rollout"], marks=pytest.mark.exhaustive),
     # With host 0 goes what it said last, up to a second before.
-    (0, "update", ["rollout", "exchange of episodes", "update"]),
+    pytest.param(
+      0,
+      "update",
+      ["rollout", "exchange of episodes", "update"],
+      marks=pytest.mark.exhaustive,
+    ),
   ],
 )
 def test_a_lost_host_is_named_and_a_restart_goes_on(

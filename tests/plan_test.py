@@ -64,6 +64,7 @@ def on_first_device(tree) -> int:
   )
 
 
+@pytest.mark.exhaustive
 def test_shapes_equal_arrays_and_compiled_programs(eight_devices):
   if not eight_devices:
     return
@@ -109,6 +110,7 @@ def test_shapes_equal_arrays_and_compiled_programs(eight_devices):
   assert program.again.sent_bytes > 0
 
 
+@pytest.mark.exhaustive
 def test_rows_and_copy_of_the_sampler_equal_the_engines(eight_devices):
   if not eight_devices:
     return

@@ -142,6 +142,7 @@ def _wait_for_checkpoint(process, folder):
   raise TimeoutError(f"no checkpoint in {folder}")
 
 
+@pytest.mark.exhaustive
 def test_a_killed_sweep_goes_on_and_repeats_nothing(place, finished):
   killed, out = finished
   assert [killed[name]["code"] for name in NAMES[:4]] == [0, 0, 0, None]
@@ -161,6 +162,7 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(place, finished):
     assert steps == [0, 1, 2, 3]
 
 
+@pytest.mark.exhaustive
 def test_it_ends_in_one_report(place, finished):
   _, out = finished
   folder = place.folder / "six"
@@ -183,6 +185,7 @@ def test_it_ends_in_one_report(place, finished):
   assert "</html>" in page and all(f">{name}</a>" in page for name in NAMES)
 
 
+@pytest.mark.exhaustive
 def test_a_finished_sweep_starts_nothing(place, finished):
   _, out = finished
   code, again, _ = place.run("six", *GRID)
@@ -191,6 +194,7 @@ def test_a_finished_sweep_starts_nothing(place, finished):
   assert again[again.index("| setting") :] == out[out.index("| setting") :]
 
 
+@pytest.mark.exhaustive
 def test_a_folder_holds_one_sweep(place, finished):
   code, _, errors = place.run("six", *GRID, "--config.base.num_steps=5")
   assert code == 2
@@ -226,6 +230,7 @@ def test_a_sweep_that_is_told_to_stop_stops_its_runs(place, finished):
   assert not (place.folder / "stopped" / "report.html").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_run_is_never_run_twice_at_once(place, finished):
   lock = place.folder / "six" / "state" / f"{NAMES[4]}.lock"
   with lock.open() as file:
@@ -239,6 +244,7 @@ def test_a_run_is_never_run_twice_at_once(place, finished):
   assert out == f"[1/1] {NAMES[4]}: is finished\n"
 
 
+@pytest.mark.exhaustive
 def test_what_is_deleted_has_not_begun(place, finished, sweep, capsys):
   shutil.copytree(place.folder / "six", place.folder / "less")
   shutil.rmtree(place.folder / "less" / NAMES[0])
@@ -281,6 +287,7 @@ def test_a_dry_run_prints_commands_and_writes_nothing(sweep, capsys):
   assert not pathlib.Path("dry").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_job_array_has_a_task_for_each_run(place, finished, sweep, capsys):
   assert sweep("array", *GRID, "--slurm", "--jobs=2") == 0
   assert "sbatch array/array.sbatch" in capsys.readouterr().out

@@ -90,9 +90,17 @@ def make_engine(settings=SETTINGS, mesh=None, model=MODEL, length=MAX_LENGTH):
 
 
 def run(
-  params, script=Script(), settings=SETTINGS, mesh=None, length=MAX_LENGTH
+  params,
+  script=Script(),
+  settings=SETTINGS,
+  mesh=None,
+  length=MAX_LENGTH,
+  look=lambda engine: None,
 ):
-  """Returns all dialogues, in order, and the engine."""
+  """Returns all dialogues, in order, and the engine.
+
+  `look` is called with it while it still has its rows.
+  """
   engine = make_engine(settings, mesh, length=length)
   order = np.arange(script.num_dialogues)
   if script.order:
@@ -100,9 +108,11 @@ def run(
 
   async def main():
     async with engine.serving(params):
-      return await asyncio.gather(
+      dialogues = await asyncio.gather(
         *(script.converse(engine, int(i)) for i in order)
       )
+      look(engine)
+      return dialogues
 
   dialogues = asyncio.run(main())
   return [dialogues[i] for i in np.argsort(order)], engine

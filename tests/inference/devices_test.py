@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -22,9 +23,9 @@ def test_devices_share_the_work_and_change_rounding_only(eight_devices, params):
   for sizes in ((8, 1, 1), (2, 2, 2), (1, 1, 2)):
     devices = jax.devices()[: np.prod(sizes)]
     mesh = sharding.make_mesh(config_lib.Mesh(*sizes), devices)
-    shared, engine = small.run(params, SCRIPT, mesh=mesh)
+    look = functools.partial(_check_split, sizes=sizes)
+    shared, _ = small.run(params, SCRIPT, mesh=mesh, look=look)
     small.assert_close(params, shared, alone)
-    _check_split(engine, sizes)
     # Within a mesh, scheduling changes nothing.
     again, _ = small.run(
       params, dataclasses.replace(SCRIPT, order=1, delay_s=0.01), mesh=mesh
@@ -37,6 +38,7 @@ def test_devices_share_the_work_and_change_rounding_only(eight_devices, params):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_policy_and_user_live_on_halves_or_share(eight_devices, params):
   if not eight_devices:
     return
@@ -52,15 +54,16 @@ def test_policy_and_user_live_on_halves_or_share(eight_devices, params):
 
     async def main(policy=policy, user=user):
       async with policy.serving(params), user.serving(other):
-        return await asyncio.gather(
+        played = await asyncio.gather(
           asyncio.gather(*(SCRIPT.converse(policy, i) for i in range(24))),
           asyncio.gather(*(SCRIPT.converse(user, i) for i in range(24))),
         )
+        return *played, _devices(policy), _devices(user)
 
-    got, got_other = asyncio.run(main())
+    got, got_other, *places = asyncio.run(main())
     small.assert_close(params, got, alone)
     small.assert_close(other, got_other, alone_other)
-    assert _devices(policy) == set(first) and _devices(user) == set(second)
+    assert places == [set(first), set(second)]
 
 
 def _devices(engine):

@@ -149,6 +149,7 @@ def test_one_and_eight_devices_agree(
     assert shape == ((2, 16, 4) if "lora_a" in path else (2, 4, 32))
 
 
+@pytest.mark.exhaustive
 def test_a_sliced_head_gives_the_same_update(
   make_groups, adapted, params, mesh, monkeypatch
 ):

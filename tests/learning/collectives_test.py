@@ -103,6 +103,7 @@ def _params_in_use(sizes: tuple[int, ...], head: str) -> set[tuple[int, ...]]:
     pytest.param("sft", "dense", marks=pytest.mark.exhaustive),
   ],
 )
+@pytest.mark.exhaustive
 def test_neither_logits_nor_more_params_than_a_layer_are_gathered(
   eight_devices, monkeypatch, method, head
 ):

@@ -46,12 +46,16 @@ def _three_updates(grpo, settings, devices, model_config, params, batches):
   "optimizer,changes",
   [
     ("adamw", {}),
-    ("muon", {}),
+    pytest.param("muon", {}, marks=pytest.mark.exhaustive),
     (
       "adamw",
       dict(loss="gspo", aggregation="sequence_mean", kl_coef=0.1, clip_low=0.1),
     ),
-    ("adamw", dict(credit=config.Credit(score="sum", credit="predicted"))),
+    pytest.param(
+      "adamw",
+      dict(credit=config.Credit(score="sum", credit="predicted")),
+      marks=pytest.mark.exhaustive,
+    ),
   ],
   ids=["adamw", "muon", "gspo", "predicted"],
 )
@@ -179,6 +183,7 @@ def _apart(groups, make_trajectory):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_accumulation_and_packing_give_the_same_updates(
   eight_devices, make_groups, make_trajectory, model_config, params
 ):

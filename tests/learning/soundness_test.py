@@ -112,6 +112,7 @@ def test_the_first_value_that_is_not_finite_is_named(
   assert report["first"] in text
 
 
+@pytest.mark.exhaustive
 def test_a_batch_that_was_kept_is_skipped_again(
   params, batch, told, arguments, tmp_path
 ):

@@ -263,7 +263,9 @@ def write_recipe(folder, user, judge=None, num_iterations=2):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("judge", ["", "right"])
+@pytest.mark.parametrize(
+  "judge", [pytest.param("", marks=pytest.mark.exhaustive), "right"]
+)
 def test_grpo_with_models_on_both_sides(folders, tmp_path, root, judge):
   recipe = write_recipe(
     tmp_path, folders["yes"], folders[judge] if judge else None, 10
