@@ -205,7 +205,7 @@ def test_a_folder_holds_one_sweep(place, finished):
   assert code == 0 and out.count(": is finished") == 6, errors
 
 
-def test_a_failed_run_stops_no_other_and_is_told_at_the_end(place, finished):
+def test_a_failed_run_stops_no_other_and_is_told_at_the_end(place):
   flags = ("--grid=gyms.tasks=no/such/folder,generated",)
   code, out, errors = place.run("failing", *flags)
   assert code == 1, errors
