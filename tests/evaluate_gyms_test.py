@@ -1,21 +1,15 @@
 """An evaluation of all gyms with two kinds of users, killed in the middle."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
+from tests import evaluating
 from userrl_jax import assembly
-from userrl_jax import checkpoint
-from userrl_jax import config as config_lib
-from userrl_jax import config_fields
 from userrl_jax import flags
 from userrl_jax import recorder
-from userrl_jax.learning import learner
 
 RECIPE = """
 from userrl_jax import config
@@ -51,32 +45,11 @@ def test_a_killed_evaluation_repeats_no_finished_episode(tmp_path, root):
   config = flags.load_recipe(str(recipe))
   config.out_dir = str(tmp_path / "made")
   parts = assembly.build(config)
-  kept = tmp_path / "checkpoints"
-  store = checkpoint.Store(kept, 1)
-  store.describe(parts.tokenizer, config_fields.to_dict(config))
-  optimizer = config_lib.Optimizer()
-  params = assembly.first_params(parts)
-  store.save(3, learner.init_state(params, optimizer, 1, parts.mesh), {})
-  store.close()
-  name = "checkpoints@3"
+  kept = evaluating.keep(tmp_path, parts, assembly.first_params(parts))
+  name = evaluating.NAME
 
   def start(folder):
-    return subprocess.Popen(
-      [
-        *(sys.executable, "-m", "userrl_jax.evaluate"),
-        *(f"--config={recipe}", f"--config.out_dir={folder}"),
-        f"--config.init_from={kept}",
-      ],
-      cwd=root,
-      env={
-        **os.environ,
-        "JAX_ENABLE_COMPILATION_CACHE": "true",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-      },
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
+    return evaluating.start(root, recipe, folder, kept)
 
   def finished(folder):
     process = start(folder)

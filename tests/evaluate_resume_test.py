@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 import types as python_types
 
@@ -13,10 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests import evaluating
 from userrl_jax import assembly
-from userrl_jax import checkpoint
-from userrl_jax import config as config_lib
-from userrl_jax import config_fields
 from userrl_jax import evaluate
 from userrl_jax import gyms
 from userrl_jax import kept_episodes
@@ -24,7 +19,6 @@ from userrl_jax import recorder
 from userrl_jax import stages
 from userrl_jax import types
 from userrl_jax.gyms import telepathy
-from userrl_jax.learning import learner
 
 RECIPE = """
 from userrl_jax import config
@@ -272,36 +266,15 @@ def test_a_killed_evaluation_ends_with_the_same_numbers(
 ):
   """Kills the real command with -9; compares with a run in this process."""
   whole_parts = dataclasses.replace(parts, folder=tmp_path / "whole")
-  kept = tmp_path / "checkpoints"
-  store = checkpoint.Store(kept, 1)
-  store.describe(whole_parts.tokenizer, config_fields.to_dict(config))
-  optimizer = config_lib.Optimizer()
-  store.save(3, learner.init_state(params, optimizer, 1, whole_parts.mesh), {})
-  store.close()
-  name = "checkpoints@3"
+  kept = evaluating.keep(tmp_path, whole_parts, params)
+  name = evaluating.NAME
   whole = evaluate.evaluate(whole_parts, params, tasks, name)
   (tmp_path / "recipe.py").write_text(RECIPE)
   out_dir = tmp_path / "killed"
   path = recorder.episodes_path(out_dir, name)
 
   def start():
-    return subprocess.Popen(
-      [
-        *(sys.executable, "-m", "userrl_jax.evaluate"),
-        f"--config={tmp_path / 'recipe.py'}",
-        f"--config.out_dir={out_dir}",
-        f"--config.init_from={kept}",
-      ],
-      cwd=root,
-      env={
-        **os.environ,
-        "JAX_ENABLE_COMPILATION_CACHE": "true",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-      },
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
+    return evaluating.start(root, tmp_path / "recipe.py", out_dir, kept)
 
   process = start()
   while process.poll() is None and len(_lines(path)) < 5:

@@ -13,6 +13,7 @@ import os
 import statistics
 import time
 
+import huggingface_model
 import numpy as np
 import torch
 import transformers
@@ -30,25 +31,7 @@ def lengths() -> np.ndarray:
 
 
 def main() -> None:
-  torch.set_num_threads(os.cpu_count() or 1)
-  torch.manual_seed(0)
-  model = transformers.Qwen3ForCausalLM(
-    transformers.Qwen3Config(
-      vocab_size=VOCABULARY,
-      hidden_size=256,
-      intermediate_size=768,
-      num_hidden_layers=4,
-      num_attention_heads=8,
-      num_key_value_heads=4,
-      head_dim=32,
-      tie_word_embeddings=True,
-      max_position_embeddings=8192,
-      rope_theta=1e6,
-      bos_token_id=None,
-      eos_token_id=None,
-      pad_token_id=0,
-    )
-  ).float()
+  model = huggingface_model.make(VOCABULARY)
   model.eval()
   lengths_EK2 = lengths()
 

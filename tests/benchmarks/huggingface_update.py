@@ -14,14 +14,13 @@ Both take the clipped loss with token means of the whole batch, entropies
 without a gradient, clipping and AdamW.
 """
 
-import os
 import sys
 import time
 
+import huggingface_model
 import numpy as np
 import ragged_batch
 import torch
-import transformers
 
 ROWS = 16  # at a time
 LONGEST, VOCABULARY = ragged_batch.LONGEST, ragged_batch.VOCABULARY
@@ -69,25 +68,7 @@ def tensors(how: str) -> dict[str, torch.Tensor]:
 
 def main() -> None:
   how = sys.argv[1]
-  torch.set_num_threads(os.cpu_count() or 1)
-  torch.manual_seed(0)
-  model = transformers.Qwen3ForCausalLM(
-    transformers.Qwen3Config(
-      vocab_size=VOCABULARY,
-      hidden_size=256,
-      intermediate_size=768,
-      num_hidden_layers=4,
-      num_attention_heads=8,
-      num_key_value_heads=4,
-      head_dim=32,
-      tie_word_embeddings=True,
-      max_position_embeddings=8192,
-      rope_theta=1e6,
-      bos_token_id=None,
-      eos_token_id=None,
-      pad_token_id=0,
-    )
-  ).float()
+  model = huggingface_model.make(VOCABULARY)
   model.train()
   optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
   batch = tensors(how)

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.benchmarks import engine_speed
 from tests.benchmarks import ragged_batch
 from userrl_jax import config as config_lib
 from userrl_jax import process
@@ -37,16 +38,8 @@ from userrl_jax.learning import batching
 from userrl_jax.learning import learner
 from userrl_jax.models import qwen3
 
-MODEL = qwen3.Config(
-  vocab_size=ragged_batch.VOCABULARY,
-  hidden_size=256,
-  num_layers=4,
-  num_heads=8,
-  num_kv_heads=4,
-  head_dim=32,
-  intermediate_size=768,
-  tie_embeddings=True,
-)
+MODEL = engine_speed.MODEL
+assert MODEL.vocab_size == ragged_batch.VOCABULARY
 PACKING = config_lib.Packing(
   row_length=ragged_batch.LONGEST, rows_per_micro_batch=2, logprob_chunk=256
 )
