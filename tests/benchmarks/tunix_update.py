@@ -59,7 +59,7 @@ def make() -> qwen3.Qwen3:
 
 
 def micro_batches() -> list[common.TrainExample]:
-  """Returns the batch, [ROWS, LONGEST] at a time; the first id is the prompt."""
+  """Returns [ROWS, LONGEST] at a time; the first id is the prompt."""
   made = ragged_batch.draw()
   found = []
   for start in range(0, len(made), ROWS):

@@ -192,3 +192,19 @@ def test_calls_look_at_a_few_lengths_of_whole_blocks(max_length, lengths):
   seen = {scheduler.call_length(n, total, 256) for n in range(1, total + 1)}
   assert sorted(seen) == lengths
   assert total >= max_length
+
+
+def test_decoding_looks_at_three_quarters_of_a_row_too():
+  lengths = lambda total: sorted(
+    {
+      scheduler.call_length(n, total, 256, (1, 2, 3, 4))
+      for n in range(1, total + 1)
+    }
+  )
+  assert lengths(256) == [256]
+  assert lengths(512) == [256, 512]
+  assert lengths(1024) == [256, 512, 768, 1024]
+  assert lengths(1280) == [512, 1024, 1280]
+  assert lengths(4096) == [1024, 2048, 3072, 4096]
+  with pytest.raises(ValueError, match="a row has 512 positions, 513"):
+    scheduler.call_length(513, 512, 256)

@@ -324,7 +324,7 @@ class Engine:
       if session is not None:
         key_data_B[i] = session.key_data
     ends_B = starts_B + np.minimum(budgets_B, n)
-    length = self._call_length(int(ends_B.max()))
+    length = self._call_length(int(ends_B.max()), (1, 2, 3, 4))
     idle = sampling_lib.Sampling()
     self._cache, decoded = cache_lib.decode(
       self._layout,
@@ -385,8 +385,11 @@ class Engine:
       [s.row if s is not None and s.has_row else none for s in lanes], np.int32
     )
 
-  def _call_length(self, needed: int) -> int:
-    return scheduler.call_length(needed, self._length, attention.CACHE_BLOCK)
+  def _call_length(
+    self, needed: int, quarters: tuple[int, ...] = (1, 2, 4)
+  ) -> int:
+    block = attention.CACHE_BLOCK
+    return scheduler.call_length(needed, self._length, block, quarters)
 
 
 def _fault(error: Exception) -> types.FaultError:

@@ -116,7 +116,11 @@ def sample(logits_BV: jax.Array, uniform_B: jax.Array, knobs: Knobs) -> Drawn:
     jnp.any(filters), _filtered, lambda w, _: w, weights_BV, knobs
   )
   drawn_B, total_B = invert_cdf(weights_BV, uniform_B)
-  tokens_B = jnp.where(greedy_B, jnp.argmax(logits_BV, -1), drawn_B)
+  tokens_B = jax.lax.cond(
+    jnp.any(greedy_B),
+    lambda: jnp.where(greedy_B, jnp.argmax(logits_BV, -1), drawn_B),
+    lambda: drawn_B,
+  )
   taken_B = jnp.take_along_axis(centred_BV, tokens_B[:, None], 1)[:, 0]
   logprobs_B = taken_B / temperature_B - jnp.log(total_B)
   model_logprobs_B = jax.lax.cond(

@@ -28,7 +28,6 @@ import math
 import numpy as np
 
 from userrl_jax import config as config_lib
-from userrl_jax import types
 from userrl_jax.inference import sampling
 
 # The small size of an extend call; a session's last piece is rounded up to it.
@@ -345,16 +344,23 @@ def cache_length(max_length: int, block: int) -> int:
   return math.ceil(max_length / unit) * unit
 
 
-def call_length(needed: int, total: int, block: int) -> int:
-  """Returns how many positions of its rows a call looks at.
-
-  One of three: all, half or a quarter, in whole blocks (law L4).
+def call_length(
+  needed: int, total: int, block: int, quarters: tuple[int, ...] = (1, 2, 4)
+) -> int:
+  """Returns how many positions of its rows a call looks at (law L4).
 
   Args:
     needed: positions that the call's rows use.
     total: from `cache_length`.
-    block: positions whose sums belong together.
+    block: positions whose sums belong together; a quarter has whole blocks.
+    quarters: of a row that it may look at, from few to 4, which is all.
+
+  Raises:
+    ValueError: when a row does not have that many positions.
   """
-  num_blocks = math.ceil(total / block)
-  quarter = math.ceil(num_blocks / 4) * block
-  return types.round_up_length(needed, total, smallest=min(quarter, total))
+  quarter = math.ceil(math.ceil(total / block) / 4) * block
+  for share in quarters:
+    length = min(share * quarter, total)
+    if needed <= length:
+      return length
+  raise ValueError(f"a row has {total} positions, {needed} are needed")

@@ -171,10 +171,13 @@ def cache_bytes(config: Config, num_rows: int, length: int) -> int:
   return config.num_layers * num_rows * length * position * size
 
 
-def sampling_layout(params: Params, config: Config) -> Params:
+def sampling_layout(
+  params: Params, config: Config, head_apart: bool = False
+) -> Params:
   """Lays params out for sampling: a tree a layer, in the compute dtype.
 
-  Adapters are merged into what they adapt.
+  Adapters are merged into what they adapt. With `head_apart` a tied model has
+  its head a second time, as [D, V]: a CPU would transpose it for every token.
 
   A slice of the stacked layers would be copied by every device call. The copy
   lives as long as a collection does.
@@ -191,7 +194,10 @@ def sampling_layout(params: Params, config: Config) -> Params:
     return jax.tree.map(cast, lora.merge(own, config.adapter_scale))
 
   layers = [layer(i) for i in range(config.num_layers)]
-  return jax.tree.map(cast, params | {"layers": ()}) | {"layers": tuple(layers)}
+  laid_out = jax.tree.map(cast, params | {"layers": ()})
+  if head_apart and config.tie_embeddings:
+    laid_out["head"] = {"kernel": laid_out["embed"]["embedding"].T}
+  return laid_out | {"layers": tuple(layers)}
 
 
 def forward(
@@ -300,9 +306,10 @@ def logits(params: Params, config: Config, hidden: jax.Array) -> jax.Array:
 
   Those of ids that the tokenizer lacks give them no probability.
   """
-  kernel_DV = head_matrix(params, config).astype(config.dtype)
-  if config.tie_embeddings:
-    kernel_DV = kernel_DV.T
+  if "head" in params:
+    kernel_DV = params["head"]["kernel"].astype(config.dtype)
+  else:
+    kernel_DV = head_matrix(params, config).astype(config.dtype).T
   x = jnp.matmul(hidden, kernel_DV, preferred_element_type=jnp.float32)
   if 0 < config.num_ids < config.vocab_size:
     x = jnp.where(jnp.arange(config.vocab_size) < config.num_ids, x, _NEVER)
