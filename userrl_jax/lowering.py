@@ -24,6 +24,7 @@ from userrl_jax.learning import iterations
 from userrl_jax.learning import learner
 from userrl_jax.learning import optimizers
 from userrl_jax.models import attention
+from userrl_jax.models import kv_rows as kv_rows_lib
 from userrl_jax.models import qwen3
 
 
@@ -95,8 +96,9 @@ def update_arguments(
 
 def sampling_params(model: qwen3.Config, mesh: jax.sharding.Mesh) -> Any:
   """Returns the shapes of the sampler's copy of the params, where it lives."""
+  has_head = cache_lib.head_apart(model, mesh)
   shapes = jax.eval_shape(
-    lambda key: qwen3.sampling_layout(qwen3.init(model, key), model),
+    lambda key: qwen3.sampling_layout(qwen3.init(model, key), model, has_head),
     jax.random.key(0),
   )
   return _placed(shapes, sharding.sampling_shardings(shapes, mesh))
@@ -104,10 +106,13 @@ def sampling_params(model: qwen3.Config, mesh: jax.sharding.Mesh) -> Any:
 
 def kv_rows(
   model: qwen3.Config, num_rows: int, length: int, mesh: jax.sharding.Mesh
-) -> qwen3.Cache:
+) -> kv_rows_lib.Cache:
   """Returns the shapes of the KV rows of all devices, where they live."""
   total = num_rows * sharding.num_row_parts(mesh)
-  shapes = jax.eval_shape(lambda: qwen3.init_cache(model, total, length))
+  by_position = cache_lib.keys_by_position(mesh)
+  shapes = jax.eval_shape(
+    lambda: qwen3.init_cache(model, total, length, by_position)
+  )
   where = sharding.cache_sharding(mesh, model.num_kv_heads)
   return _placed(shapes, jax.tree.map(lambda _: where, shapes))
 

@@ -71,14 +71,15 @@ def test_forward_equals_a_transcription_in_numpy(model):
   )
 
 
-def test_cached_pieces_equal_the_packed_whole(model):
+@pytest.mark.parametrize("by_position", [False, True])
+def test_cached_pieces_equal_the_packed_whole(model, by_position):
   config, params = model
   tokens_BT = jax.random.randint(jax.random.key(1), (2, 21), 0, 40)
   positions_BT = jnp.broadcast_to(jnp.arange(21), (2, 21))
   whole, _ = qwen3.forward(
     params, config, tokens_BT, positions_BT, jnp.ones_like(tokens_BT)
   )
-  cache = qwen3.init_cache(config, 2, 32)
+  cache = qwen3.init_cache(config, 2, 32, by_position)
   layout = qwen3.sampling_layout(params, config)
   pieces = []
   for start, stop in ((0, 10), (10, 19), (19, 20), (20, 21)):
@@ -93,15 +94,19 @@ def test_cached_pieces_equal_the_packed_whole(model):
   np.testing.assert_allclose(jnp.concatenate(pieces, 1), whole, atol=1e-5)
 
 
-def test_padding_positions_write_nothing(model):
+@pytest.mark.parametrize("by_position", [False, True])
+def test_padding_positions_write_nothing(model, by_position):
   config, params = model
-  empty = qwen3.init_cache(config, 1, 8)
+  empty = qwen3.init_cache(config, 1, 8, by_position)
   tokens_BT = jnp.ones((1, 3), jnp.int32)
   layout = qwen3.sampling_layout(params, config)
   _, cache = qwen3.forward(
     layout, config, tokens_BT, jnp.array([[0, 8, 8]]), cache=empty
   )
   written = np.asarray(cache.values[0])[0, 0].any(-1)
+  assert written.tolist() == [True] + [False] * 7
+  others = 1 if by_position else 0  # the axis of a key's entries
+  written = np.asarray(cache.keys[0])[0, 0].any(others)
   assert written.tolist() == [True] + [False] * 7
 
 

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from userrl_jax import sharding
 from userrl_jax.inference import sampling
+from userrl_jax.models import kv_rows
 from userrl_jax.models import qwen3
 
 # From here on a CPU's decoding gains by a head that need not be transposed (a
@@ -57,11 +58,19 @@ def lay_out(
 ) -> qwen3.Params:
   """Returns params as an engine samples with them: unstacked, on its mesh."""
   if not isinstance(params["layers"], tuple):  # else it is done already
-    is_cpu = mesh.devices.flat[0].platform == "cpu"
-    head_apart = is_cpu and config.vocab_size >= _LARGE_VOCABULARY
-    params = _unstack(params, config, head_apart)
+    params = _unstack(params, config, head_apart(config, mesh))
   # The engine's devices may be others than those that params come from.
   return sharding.to_host(params, mesh)
+
+
+def head_apart(config: qwen3.Config, mesh: jax.sharding.Mesh) -> bool:
+  """Returns whether a tied model samples with its head laid out once more."""
+  return _is_cpu(mesh) and config.vocab_size >= _LARGE_VOCABULARY
+
+
+def keys_by_position(mesh: jax.sharding.Mesh) -> bool:
+  """Returns how keys lie in the rows of a mesh; see `kv_rows`."""
+  return not _is_cpu(mesh)
 
 
 @functools.partial(
@@ -70,7 +79,7 @@ def lay_out(
 )
 def init(
   *, config: qwen3.Config, mesh: jax.sharding.Mesh, num_rows: int, length: int
-) -> qwen3.Cache:
+) -> kv_rows.Cache:
   """Makes an empty cache.
 
   Args:
@@ -81,7 +90,7 @@ def init(
   """
   total = num_rows * sharding.num_row_parts(mesh)
   where = sharding.cache_sharding(mesh, config.num_kv_heads)
-  cache = qwen3.init_cache(config, total, length)
+  cache = qwen3.init_cache(config, total, length, keys_by_position(mesh))
   return jax.lax.with_sharding_constraint(cache, where)
 
 
@@ -92,7 +101,7 @@ def init(
 )
 def extend(
   params: qwen3.Params,
-  cache: qwen3.Cache,
+  cache: kv_rows.Cache,
   rows_B: jax.Array,
   tokens_BT: jax.Array,
   starts_B: jax.Array,
@@ -101,7 +110,7 @@ def extend(
   config: qwen3.Config,
   mesh: jax.sharding.Mesh,
   length: int,
-) -> qwen3.Cache:
+) -> kv_rows.Cache:
   """Reads up to T ids into each lane's row.
 
   Args:
@@ -123,11 +132,11 @@ def extend(
     steps_T = jnp.arange(tokens_BT.shape[1])
     positions_BT = starts_B[:, None] + steps_T
     positions_BT = jnp.where(steps_T < counts_B[:, None], positions_BT, length)
-    lanes = _take(cache, rows_B, length)
+    lanes = cache.take(rows_B, length)
     _, lanes = qwen3.forward(
       params, config, tokens_BT, positions_BT, cache=lanes
     )
-    return _put_back(cache, lanes, rows_B, positions_BT)
+    return cache.put_back(lanes, rows_B, positions_BT)
 
   arrays = (rows_B, tokens_BT, starts_B, counts_B)
   return sharding.by_rows(tile, mesh)(params, cache, *arrays)
@@ -140,7 +149,7 @@ def extend(
 )
 def decode(
   params: qwen3.Params,
-  cache: qwen3.Cache,
+  cache: kv_rows.Cache,
   lanes: Lanes,
   stop_id: jax.Array,
   min_busy: jax.Array,
@@ -150,7 +159,7 @@ def decode(
   length: int,
   num_tokens: int,
   in_place: bool = False,
-) -> tuple[qwen3.Cache, Decoded]:
+) -> tuple[kv_rows.Cache, Decoded]:
   """Samples up to `num_tokens` ids a lane, until a stop id or its budget.
 
   Args:
@@ -190,12 +199,12 @@ def decode(
   jax.jit, static_argnames=("mesh",), donate_argnames=("cache",)
 )
 def fork(
-  cache: qwen3.Cache,
+  cache: kv_rows.Cache,
   from_F: jax.Array,
   to_F: jax.Array,
   *,
   mesh: jax.sharding.Mesh,
-) -> qwen3.Cache:
+) -> kv_rows.Cache:
   """Copies whole rows within their devices.
 
   Args:
@@ -219,11 +228,15 @@ def num_programs() -> int:
   return sum(call._cache_size() for call in (extend, decode, fork))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "head_apart"))
+@functools.partial(jax.jit, static_argnames=("config", "has_head"))
 def _unstack(
-  params: qwen3.Params, config: qwen3.Config, head_apart: bool
+  params: qwen3.Params, config: qwen3.Config, has_head: bool
 ) -> qwen3.Params:
-  return qwen3.sampling_layout(params, config, head_apart)
+  return qwen3.sampling_layout(params, config, has_head)
+
+
+def _is_cpu(mesh: jax.sharding.Mesh) -> bool:
+  return mesh.devices.flat[0].platform == "cpu"
 
 
 def _decode_tile(
@@ -253,7 +266,7 @@ def _decode_tile(
 
   class Loop(NamedTuple):
     i: jax.Array
-    cache: qwen3.Cache  # of the lanes
+    cache: kv_rows.Cache  # of the lanes
     current_B: jax.Array
     active_B: jax.Array
     decoded: Decoded
@@ -297,7 +310,7 @@ def _decode_tile(
     step,
     Loop(
       jnp.int32(0),
-      cache if in_place else _take(cache, lanes.rows_B, length),
+      cache if in_place else cache.take(lanes.rows_B, length),
       lanes.current_B,
       begun_B,
       nothing,
@@ -308,42 +321,5 @@ def _decode_tile(
   # Each sampled id followed one written id.
   written_Bn = end.decoded.token_ids_Bn >= 0
   positions_Bn = jnp.where(written_Bn, starts_B[:, None] + steps_n, length)
-  cache = _put_back(cache, end.cache, lanes.rows_B, positions_Bn)
+  cache = cache.put_back(end.cache, lanes.rows_B, positions_Bn)
   return cache, end.decoded
-
-
-def _take(cache: qwen3.Cache, rows_B: jax.Array, length: int) -> qwen3.Cache:
-  """Copies the first `length` positions of the lanes' rows."""
-  take = lambda x: x.at[rows_B].get(mode="clip")
-  return qwen3.Cache(
-    tuple(take(k[..., :length]) for k in cache.keys),
-    tuple(take(v[..., :length, :]) for v in cache.values),
-  )
-
-
-def _put_back(
-  cache: qwen3.Cache,
-  lanes: qwen3.Cache,
-  rows_B: jax.Array,
-  positions_BT: jax.Array,
-) -> qwen3.Cache:
-  """Writes the lanes' given positions to their rows; out of range drops."""
-  lane_B1 = jnp.arange(rows_B.shape[0])[:, None]
-  row_B1 = rows_B[:, None]
-  length = lanes.values[0].shape[2]
-  total = cache.values[0].shape[2]
-  # Padding positions equal `length`, which is a real place of a longer row.
-  target_BT = jnp.where(positions_BT < length, positions_BT, total)
-
-  def put_key(full, part):
-    new = part.at[lane_B1, :, :, positions_BT].get(mode="clip")
-    return full.at[row_B1, :, :, target_BT].set(new, mode="drop")
-
-  def put_value(full, part):
-    new = part.at[lane_B1, :, positions_BT].get(mode="clip")
-    return full.at[row_B1, :, target_BT].set(new, mode="drop")
-
-  return qwen3.Cache(
-    tuple(map(put_key, cache.keys, lanes.keys)),
-    tuple(map(put_value, cache.values, lanes.values)),
-  )

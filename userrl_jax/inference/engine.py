@@ -28,6 +28,7 @@ from userrl_jax.inference import counters as counters_lib
 from userrl_jax.inference import sampling as sampling_lib
 from userrl_jax.inference import scheduler
 from userrl_jax.models import attention
+from userrl_jax.models import kv_rows
 from userrl_jax.models import qwen3
 
 Sampled = scheduler.Sampled
@@ -67,7 +68,7 @@ class Engine:
     self._stop_id = stop_id
     self._mesh = mesh
     self._num_tiles = sharding.num_row_parts(mesh)
-    self._cache: qwen3.Cache | None = None
+    self._cache: kv_rows.Cache | None = None
     self._layout: qwen3.Params | None = None
     self._scheduler = scheduler.Scheduler(settings, self._num_tiles)
     self._lanes_are_rows = settings.num_lanes == settings.num_rows

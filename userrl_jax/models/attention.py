@@ -290,12 +290,13 @@ def cached(
   keys_BNdC: jax.Array,
   values_BNCd: jax.Array,
   positions_BT: jax.Array,
+  keys_by_position: bool = False,
 ) -> jax.Array:
   """Attends to everything at or before each query's position of its KV row.
 
-  Keys lie with the cache axis last and values with it second to last: both
-  products then run over contiguous memory (7 times faster on a CPU than
-  `[B, C, N, d]`).
+  Keys lie with the cache axis last (on CPUs: `kv_rows`) and values with it
+  second to last: both products then run over contiguous memory (7 times faster
+  on a CPU than `[B, C, N, d]`).
 
   Sums over C are sums over blocks of `CACHE_BLOCK` positions, added in order;
   a block that no query sees adds an exact 0. So the result for a row is the
@@ -309,6 +310,7 @@ def cached(
       most one block, or a multiple of it.
     values_BNCd: [B, N, C, d] values.
     positions_BT: [B, T] int32, position of each query in its row.
+    keys_by_position: the keys are [B, N, C, d].
 
   Returns:
     [B, T, H, d] in the dtype of `values_BNCd`.
@@ -320,7 +322,7 @@ def cached(
   assert C % c == 0
   q_BNGTd = q_BTHd.reshape(B, T, N, G, d).transpose(0, 2, 3, 1, 4) * d**-0.5
   scores_BNGTC = jnp.einsum(
-    "bngtd,bndc->bngtc",
+    "bngtd,bncd->bngtc" if keys_by_position else "bngtd,bndc->bngtc",
     q_BNGTd,
     keys_BNdC,
     preferred_element_type=jnp.float32,

@@ -15,7 +15,7 @@ and takes them unstacked and in the compute dtype (`sampling_layout`).
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from userrl_jax import sharding
 from userrl_jax.models import attention
 from userrl_jax.models import embedding
+from userrl_jax.models import kv_rows
 from userrl_jax.models import lora
 from userrl_jax.models import products
 
@@ -57,17 +58,6 @@ class Config:
   adapter_rank: int = 0
   adapter_scale: float = 1.0
   adapter_targets: tuple[str, ...] = ()
-
-
-class Cache(NamedTuple):
-  """Keys and values of some rows, a pair of arrays a layer.
-
-  Arrays are kept apart by layer so that each can be donated and updated in
-  place. Entry c of a row holds position c.
-  """
-
-  keys: tuple[jax.Array, ...]  # L times [S, N, d, C] compute dtype
-  values: tuple[jax.Array, ...]  # L times [S, N, C, d] compute dtype
 
 
 def _published(
@@ -151,17 +141,19 @@ def init_trained(config: Config, key: jax.Array) -> Params:
   return lora.init(shapes, rank, targets, key)
 
 
-def init_cache(config: Config, num_rows: int, length: int) -> Cache:
+def init_cache(
+  config: Config, num_rows: int, length: int, by_position: bool = False
+) -> kv_rows.Cache:
   """Makes an empty cache of `num_rows` rows of `length` positions.
 
-  Its bytes are `cache_bytes`.
+  Its bytes are `cache_bytes`; `by_position` is how its keys lie.
   """
   S, N, d, C = num_rows, config.num_kv_heads, config.head_dim, length
-  dtype = config.dtype
-  return Cache(
-    tuple(jnp.zeros((S, N, d, C), dtype) for _ in range(config.num_layers)),
-    tuple(jnp.zeros((S, N, C, d), dtype) for _ in range(config.num_layers)),
+  keys = (S, N, C, d) if by_position else (S, N, d, C)
+  empty = lambda *shape: tuple(
+    jnp.zeros(shape, config.dtype) for _ in range(config.num_layers)
   )
+  return kv_rows.Cache(empty(*keys), empty(S, N, C, d), by_position)
 
 
 def cache_bytes(config: Config, num_rows: int, length: int) -> int:
@@ -206,11 +198,11 @@ def forward(
   tokens_BT: jax.Array,
   positions_BT: jax.Array,
   segment_ids_BT: jax.Array | None = None,
-  cache: Cache | None = None,
+  cache: kv_rows.Cache | None = None,
   length: int | None = None,
   mesh: jax.sharding.Mesh | None = None,
   embedded_BTD: jax.Array | None = None,
-) -> tuple[jax.Array, Cache | None]:
+) -> tuple[jax.Array, kv_rows.Cache | None]:
   """Computes the final hidden states, before the head.
 
   Exactly one of `segment_ids_BT` (packed rows, layers scanned) and `cache`
@@ -258,26 +250,26 @@ def forward(
   else:
     keys, values = [], []
     for i, layer_params in enumerate(params["layers"]):
-      attend = functools.partial(
-        _attend_cached, cache.keys[i], cache.values[i], positions_BT, length
-      )
+      own = cache.keys[i], cache.values[i], cache.by_position
+      attend = functools.partial(_attend_cached, *own, positions_BT, length)
       x_BTD, (k, v) = block.apply({"params": layer_params}, x_BTD, rope, attend)
       keys.append(k)
       values.append(v)
-    cache = Cache(tuple(keys), tuple(values))
+    cache = kv_rows.Cache(tuple(keys), tuple(values), cache.by_position)
   norm = RMSNorm(config.rms_norm_eps)
   return norm.apply({"params": params["final_norm"]}, x_BTD), cache
 
 
-def _attend_cached(keys_BNdC, values_BNCd, positions_BT, length, q, k, v):
+def _attend_cached(keys, values, by_position, positions_BT, length, q, k, v):
   """Writes k and v at their positions, then attends; for `forward`."""
-  rows_B1 = jnp.arange(q.shape[0])[:, None]
-  keys_BNdC = keys_BNdC.at[rows_B1, :, :, positions_BT].set(k, mode="drop")
-  values_BNCd = values_BNCd.at[rows_B1, :, positions_BT].set(v, mode="drop")
+  rows_B = jnp.arange(q.shape[0])
+  keys = kv_rows.write(keys, k, rows_B, positions_BT, by_position)
+  values = kv_rows.write(values, v, rows_B, positions_BT, True)
+  seen = keys[:, :, :length] if by_position else keys[..., :length]
   out = attention.cached(
-    q, keys_BNdC[..., :length], values_BNCd[:, :, :length], positions_BT
+    q, seen, values[:, :, :length], positions_BT, by_position
   )
-  return out, (keys_BNdC, values_BNCd)
+  return out, (keys, values)
 
 
 def embed(
