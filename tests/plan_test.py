@@ -151,6 +151,17 @@ def test_depth_follows_from_two_smaller_ones():
 
 
 @pytest.mark.parametrize(
+  ("name", "host"),
+  [("v5e-16", "v5e:2x2"), ("v5p-64", "v5p:2x2x1"), ("v5p-8", "v5p:2x2x1")],
+)
+def test_a_host_has_four_chips_of_its_slice(name, host):
+  of = slices.named(name)
+  alone = slices.of_one_host(of)
+  assert (alone.topology, alone.num_chips) == (host, 4)
+  assert alone.chip == of.chip
+
+
+@pytest.mark.parametrize(
   "name, topology, num_chips",
   [
     ("v5e-16", "v5e:4x4", 16),

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
+import numpy as np
 
 from userrl_jax import config as config_lib
 from userrl_jax import lowering
@@ -56,6 +57,7 @@ class Setup:
   settings: learner.Settings
   arguments: lowering.Update
   need: memory.Need
+  slice: slices.Slice | None = None  # of which the devices are, if of one
 
   @property
   def host_mesh(self) -> jax.sharding.Mesh:
@@ -157,7 +159,10 @@ def memory_sizes(found: Setup) -> tuple[Any, ...]:
 
 
 def setup(
-  config: config_lib.Config, devices: Sequence[Any], platform: str
+  config: config_lib.Config,
+  devices: Sequence[Any],
+  platform: str,
+  of: slices.Slice | None = None,
 ) -> Setup:
   """Works out the shapes of a run.
 
@@ -165,6 +170,7 @@ def setup(
     config: validated by `config_rules.validate`.
     devices: of the run.
     platform: of the devices: cpu, gpu or tpu.
+    of: the slice that the devices are, if they are one.
 
   Raises:
     ValueError: when the recipe does not suit so many devices, or itself.
@@ -198,7 +204,7 @@ def setup(
     max_tokens=max_tokens,
     max_staleness=config.rollout.max_staleness,
   )
-  return Setup(config, model, mesh, settings, arguments, need)
+  return Setup(config, model, mesh, settings, arguments, need, of)
 
 
 def topology(of: slices.Slice) -> list[Any] | None:
@@ -321,8 +327,7 @@ def _of_sampler(
   found: Setup,
   depths: Sequence[int],
 ) -> Program:
-  mesh = found.host_mesh
-  engine = found.config.engine
+  mesh, engine = _sampler_mesh(found), found.config.engine
 
   def at(num_layers: int) -> Program:
     model = dataclasses.replace(found.model, num_layers=num_layers)
@@ -342,6 +347,19 @@ def _of_sampler(
     tuple(map(line, few.counted, many.counted)),
     many.collectives,
     tuple(depths),
+  )
+
+
+def _sampler_mesh(found: Setup) -> jax.sharding.Mesh:
+  """Returns the host's mesh, of devices that a compiler takes by themselves."""
+  mesh = found.host_mesh
+  if found.slice is None or mesh.size == found.mesh.size:
+    return mesh
+  devices = topology(slices.of_one_host(found.slice))
+  return jax.sharding.Mesh(
+    np.reshape(np.array(devices), mesh.devices.shape),
+    mesh.axis_names,
+    axis_types=mesh.axis_types,
   )
 
 

@@ -81,7 +81,7 @@ def show(
     )
   of = slices.named(name)
   devices = plan.topology(of)
-  found = plan.setup(config, devices or plan.stand_ins(of), "tpu")
+  found = plan.setup(config, devices or plan.stand_ins(of), "tpu", of)
   for line in _head(found, of):
     print(line, flush=True)
   so_far, refusal = Plan(found, of.chip), ""

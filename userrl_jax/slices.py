@@ -100,5 +100,11 @@ def named(name: str) -> Slice:
   return Slice(name, f"{kind}:{shape}", _num_chips(shape), CHIPS[kind])
 
 
+def of_one_host(of: Slice) -> Slice:
+  """Returns the slice that a host's chips of another would be by themselves."""
+  kind, _ = of.topology.split(":")
+  return named(f"{kind}-{CHIPS_A_HOST * _COUNTED_A_CHIP[kind]}")
+
+
 def _num_chips(shape: str) -> int:
   return math.prod(map(int, shape.split("x")))
