@@ -100,7 +100,11 @@ def build(config: config_lib.Config) -> Parts:
   engine_mesh = sharding.of_host(mesh)
   hosts.connect(mesh)
   sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
-  models = host.local_models(config.user, config.judge, config.local)
+  theirs = None
+  if config.user.kind == "local" and config.local.devices == "apart":
+    engine_mesh, beside = host.halves(engine_mesh)
+    theirs = list(beside.devices.flat)
+  models = host.local_models(config.user, config.judge, config.local, theirs)
   user = users.User(
     config.user,
     config.judge,

@@ -179,11 +179,11 @@ class Rollout:
   max_tokens_per_turn: int = 48
   max_tokens_per_episode: int = 512  # prompt, sampled and read ids together
   temperature: float = 1.0
-  # Iterations that collection may run ahead of the update: users think while
-  # the device learns. 0 is strictly on-policy, and the same in every run.
+  # Iterations that collection may run ahead of the update; 0 is on-policy.
   max_staleness: int = 0
   max_malformed: int = 2  # malformed calls answered with a reminder
   step_timeout_s: float = 60.0  # one gym step, its user included
+  agent_timeout_s: float = 0.0  # one turn of the agent and its queue; 0: none
   num_retries: int = 2  # of a gym step that failed without changing state
   max_invalid_share: float = 0.2  # of episodes; above it the run stops
 
@@ -210,6 +210,7 @@ class Local:
   dtype: str = "auto"  # float32, bfloat16; auto: as the folder has it
   thinking: bool = False  # replies may begin with a think block
   num_rows: int = 32  # requests sampled at once, on each device
+  devices: str = "share"  # with the policy's sampler, or apart: half each
 
 
 @dataclasses.dataclass

@@ -109,7 +109,7 @@ def kv_rows(
 ) -> kv_rows_lib.Cache:
   """Returns the shapes of the KV rows of all devices, where they live."""
   total = num_rows * sharding.num_row_parts(mesh)
-  by_position = cache_lib.keys_by_position(mesh)
+  by_position = not cache_lib.is_cpu(mesh)
   shapes = jax.eval_shape(
     lambda: qwen3.init_cache(model, total, length, by_position)
   )

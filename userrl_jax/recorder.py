@@ -199,6 +199,7 @@ class Recorder:
         "rollout/tokens_read": counters.tokens_read,
         "rollout/padding": counters.padding,
         "rollout/tokens_forked": counters.tokens_forked,
+        "rollout/tokens_per_s": counters.tokens_per_s,
         "rollout/idle_share": counters.idle_share,
         "rollout/lanes_busy": counters.lanes_busy / max(counters.lanes, 1),
         "rollout/rows_held": counters.mean("rows_held"),

@@ -12,6 +12,7 @@ from tests.inference import conftest as small
 from userrl_jax import config as config_lib
 from userrl_jax import types
 from userrl_jax.inference import cache as cache_lib
+from userrl_jax.inference import engine as engine_lib
 from userrl_jax.inference import sampling
 from userrl_jax.models import qwen3
 
@@ -35,6 +36,17 @@ def test_recomputed_logprobs_equal_the_sampled(params, temperature):
   dialogues, _ = small.run(params, script)
   assert max(_gaps(params, d, temperature).max() for d in dialogues) <= 1e-4
   assert _gaps(params, dialogues[0], temperature + 0.1).max() > 1e-3
+
+
+def test_rows_as_accelerators_want_them_hold_the_same(params, monkeypatch):
+  """Keys by position, and in place also where a call is shorter than a row."""
+  tile = dataclasses.replace(small.SETTINGS, num_rows=6, num_lanes=6)
+  want, _ = small.run(params, settings=tile)
+  monkeypatch.setattr(cache_lib, "is_cpu", lambda mesh: False)
+  for settings in (tile, small.SETTINGS):
+    got, _ = small.run(params, settings=settings)
+    assert max(_gaps(params, d).max() for d in got) <= 1e-4
+    small.assert_close(params, got, want)
 
 
 def test_model_logprobs_are_untempered_and_unfiltered(params):
@@ -166,6 +178,8 @@ def test_counters_count_every_token(params):
   assert 0 < counters.idle_share < 1 and counters.busy_s > 0
   assert counters.mean("rows_held") <= small.SETTINGS.num_rows
   assert counters.queued > 0  # 9 dialogues, 6 rows
+  seconds = counters.busy_s + counters.idle_s
+  assert counters.tokens_per_s == counters.tokens_sampled / seconds > 0
   assert engine.take_counters().tokens_sampled == 0
 
 
@@ -328,3 +342,22 @@ def test_decoding_in_place_changes_nothing(params):
     for a, b in zip(got, want, strict=True):
       assert a.token_ids == b.token_ids
       assert a.logprobs == b.logprobs
+
+
+def test_what_fails_between_device_calls_ends_every_turn(params, monkeypatch):
+  engine = small.make_engine()
+
+  def broken(*_):
+    raise KeyError("finish")
+
+  monkeypatch.setattr(engine_lib.scheduler, "finish_turns", broken)
+
+  async def main():
+    async with engine.serving(params):
+      session = engine.open(np.zeros(2, np.uint32))
+      with pytest.raises(types.FaultError, match="finish") as raised:
+        await engine.sample(session, [8, 9], 3)
+      assert raised.value.fault == types.Fault.ENGINE_ERROR
+
+  with pytest.raises(KeyError, match="finish"):
+    asyncio.run(main())

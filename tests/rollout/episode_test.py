@@ -313,12 +313,16 @@ class _Unwell:
     ("step", "bug", types.Fault.GYM_ERROR),
     ("step", "hang", types.Fault.USER_TIMEOUT),
     ("agent", "bug", types.Fault.AGENT_ERROR),
+    ("agent", "hang", types.Fault.AGENT_ERROR),
+    ("close", "bug", types.Fault.AGENT_ERROR),
   ],
 )
 def test_a_bug_or_a_hang_ends_its_own_episode_only(
   chat, tasks, where, how, fault
 ):
-  limits = dataclasses.replace(LIMITS, step_timeout_s=0.05, num_retries=0)
+  limits = dataclasses.replace(
+    LIMITS, step_timeout_s=0.05, agent_timeout_s=0.2, num_retries=0
+  )
   num_made = [0]
 
   def make_gym(name):
@@ -330,9 +334,20 @@ def test_a_bug_or_a_hang_ends_its_own_episode_only(
     def failing(observations):
       raise KeyError(how)
 
-    is_ill = where == "agent" and member == 1
+    async def hang():
+      await asyncio.sleep(3600)
+
+    def fail():
+      raise KeyError(how)
+
+    is_ill = where == "agent" and how == "bug" and member == 1
     script = failing if is_ill else _oracle(task)
-    return scripted.ScriptedAgent(script, chat, limits.max_tokens_per_episode)
+    agent = scripted.ScriptedAgent(script, chat, limits.max_tokens_per_episode)
+    if (where, how, member) == ("agent", "hang", 1):
+      agent.act = hang
+    if (where, member) == ("close", 1):
+      agent.close = fail
+    return agent
 
   groups = asyncio.run(
     collect.collect(

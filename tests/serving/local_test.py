@@ -5,14 +5,17 @@ import json
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from tests.clients import episodes
 from tests.serving import small
+from userrl_jax import assembly
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import config_rules
 from userrl_jax import gyms
+from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax import underway
 from userrl_jax import users
@@ -41,6 +44,40 @@ def make_user(user, judge=None, recorded=None, **changes):
 
 def faults_of(groups):
   return [str(t.fault) for t in episodes.trajectories(groups)]
+
+
+def test_policy_and_user_work_on_half_the_devices_each(
+  eight_devices, folders, tmp_path
+):
+  if not eight_devices:
+    return
+  recipe = write_recipe(tmp_path, folders["yes"])
+  c = config_fields.from_dict(
+    json.loads(recipe.with_suffix(".json").read_text())
+  )
+  c.packing.rows_per_micro_batch = 8
+  places = {}
+  for c.local.devices in ("apart", "share"):
+    c.out_dir = str(tmp_path / c.local.devices)
+    parts = assembly.build(c)
+    [model] = host_models(parts)
+    places[c.local.devices] = [
+      set(engine._mesh.devices.flat) for engine in (parts.engine, model.engine)
+    ]
+  policy, user = places["apart"]
+  assert len(policy) == len(user) == 4 and not policy & user
+  assert places["share"] == [policy | user] * 2
+
+
+def host_models(parts):
+  """Returns the models in the process that a run's users ask."""
+  return {client._model for client in parts.user._clients.values()}
+
+
+def test_an_odd_number_of_devices_has_no_halves():
+  mesh = sharding.make_mesh(config_lib.Mesh(), jax.devices()[:1])
+  with pytest.raises(ValueError, match="even number of devices along data"):
+    host_lib.halves(mesh)
 
 
 def test_verdicts_play_and_what_is_none_is_a_fault(folders):

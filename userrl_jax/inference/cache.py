@@ -63,22 +63,27 @@ def lay_out(
   return sharding.to_host(params, mesh)
 
 
+def is_cpu(mesh: jax.sharding.Mesh) -> bool:
+  """Returns whether params and rows lie as CPUs want them."""
+  return mesh.devices.flat[0].platform == "cpu"
+
+
 def head_apart(config: qwen3.Config, mesh: jax.sharding.Mesh) -> bool:
   """Returns whether a tied model samples with its head laid out once more."""
-  return _is_cpu(mesh) and config.vocab_size >= _LARGE_VOCABULARY
-
-
-def keys_by_position(mesh: jax.sharding.Mesh) -> bool:
-  """Returns how keys lie in the rows of a mesh; see `kv_rows`."""
-  return not _is_cpu(mesh)
+  return is_cpu(mesh) and config.vocab_size >= _LARGE_VOCABULARY
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=("config", "mesh", "num_rows", "length"),
+  static_argnames=("config", "mesh", "num_rows", "length", "by_position"),
 )
 def init(
-  *, config: qwen3.Config, mesh: jax.sharding.Mesh, num_rows: int, length: int
+  *,
+  config: qwen3.Config,
+  mesh: jax.sharding.Mesh,
+  num_rows: int,
+  length: int,
+  by_position: bool = False,
 ) -> kv_rows.Cache:
   """Makes an empty cache.
 
@@ -87,10 +92,11 @@ def init(
     mesh: whose devices share the rows.
     num_rows: of each device that has rows of its own.
     length: positions of a row.
+    by_position: how keys lie; see `kv_rows`.
   """
   total = num_rows * sharding.num_row_parts(mesh)
   where = sharding.cache_sharding(mesh, config.num_kv_heads)
-  cache = qwen3.init_cache(config, total, length, keys_by_position(mesh))
+  cache = qwen3.init_cache(config, total, length, by_position)
   return jax.lax.with_sharding_constraint(cache, where)
 
 
@@ -233,10 +239,6 @@ def _unstack(
   params: qwen3.Params, config: qwen3.Config, has_head: bool
 ) -> qwen3.Params:
   return qwen3.sampling_layout(params, config, has_head)
-
-
-def _is_cpu(mesh: jax.sharding.Mesh) -> bool:
-  return mesh.devices.flat[0].platform == "cpu"
 
 
 def _decode_tile(

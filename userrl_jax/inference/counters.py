@@ -31,6 +31,11 @@ class Counters:
     return 1 - real / max(computed, 1)
 
   @property
+  def tokens_per_s(self) -> float:
+    """Sampled ids a second of serving, waiting for users included."""
+    return self.tokens_sampled / max(self.idle_s + self.busy_s, 1e-9)
+
+  @property
   def idle_share(self) -> float:
     """Share of the time of serving in which the device did nothing."""
     return self.idle_s / max(self.idle_s + self.busy_s, 1e-9)

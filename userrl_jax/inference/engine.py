@@ -203,31 +203,35 @@ class Engine:
     while True:
       await self._settle()
       given_up = self._scheduler.num_given_up
-      call = self._scheduler.next_call()
-      if call is None:
-        self._asked.clear()
-        await self._asked.wait()
-        continue
-      self.counters.rows_given_up += self._scheduler.num_given_up - given_up
-      begun = time.monotonic()
       try:
+        call = self._scheduler.next_call()
+        if call is None:
+          self._asked.clear()
+          await self._asked.wait()
+          continue
+        self.counters.rows_given_up += self._scheduler.num_given_up - given_up
+        begun = time.monotonic()
         async with self._device:
           await in_thread(self._run, call)
-      except Exception as error:
+        ended = time.monotonic()
+        self._count(begun - last, ended - begun)
+        last = ended
+        scheduler.finish_turns(
+          call.sessions, self._stop_id, self._scheduler.withdraw
+        )
+      except Exception as error:  # else whoever waits would wait for ever
         self._fail(error)
         raise
-      ended = time.monotonic()
-      counters = self.counters
-      counters.device_calls += 1
-      counters.idle_s += begun - last
-      counters.busy_s += ended - begun
-      counters.rows_held += self._scheduler.num_holding
-      counters.rows_waiting += self._scheduler.num_waiting
-      counters.queued += sum(not s.has_row for s in self._scheduler.asking)
-      last = ended
-      scheduler.finish_turns(
-        call.sessions, self._stop_id, self._scheduler.withdraw
-      )
+
+  def _count(self, idle_s: float, busy_s: float) -> None:
+    """Counts a device call and who has rows after it."""
+    counters = self.counters
+    counters.device_calls += 1
+    counters.idle_s += idle_s
+    counters.busy_s += busy_s
+    counters.rows_held += self._scheduler.num_holding
+    counters.rows_waiting += self._scheduler.num_waiting
+    counters.queued += sum(not s.has_row for s in self._scheduler.asking)
 
   async def _settle(self) -> None:
     """Lets every episode that can go on do so before the next call.
@@ -256,6 +260,7 @@ class Engine:
         mesh=self._mesh,
         num_rows=self._settings.num_rows,
         length=self._length,
+        by_position=not cache_lib.is_cpu(self._mesh),
       )
     run = {
       scheduler.Kind.EXTEND: self._extend,
@@ -346,9 +351,7 @@ class Engine:
       num_tokens=n,
       # XLA for CPUs would copy a part of a row again for every token.
       in_place=self._lanes_are_rows
-      and (
-        length == self._length or self._mesh.devices.flat[0].platform != "cpu"
-      ),
+      and (length == self._length or not cache_lib.is_cpu(self._mesh)),
     )
     token_ids_Bn, logprobs_Bn, model_logprobs_Bn = jax.device_get(decoded)
     counts_B = (token_ids_Bn >= 0).sum(1)

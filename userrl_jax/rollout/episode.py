@@ -7,13 +7,17 @@ or a hang in one episode ends that episode only. What would go wrong in every
 episode, a `types.SetupError`, comes out.
 """
 
+from collections.abc import Awaitable
 import dataclasses
+from typing import TypeVar
 
 from userrl_jax import config
 from userrl_jax import types
 from userrl_jax import underway
 from userrl_jax.agents import base as agents
 from userrl_jax.gyms import base as gyms
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +68,8 @@ async def play(
       max_score = gym.max_score
       system = gym.system_prompt(settings.profile)
       prompt = f"{system}\n\n{first.text}"
-      await agent.begin(system, first.text, gym.choices)
+      begun = agent.begin(system, first.text, gym.choices)
+      await _of_agent(begun, settings.limits)
       stop = await _converse(gym, agent, settings, turns)
   except types.FaultError as error:
     stop, fault, detail = types.StopReason.FAULT, error.fault, error.detail
@@ -74,7 +79,11 @@ async def play(
     stop, fault = types.StopReason.FAULT, types.Fault.AGENT_ERROR
     detail = f"{type(error).__name__}: {error}"
   finally:
-    agent.close()
+    try:
+      agent.close()
+    except Exception as error:
+      stop, fault = types.StopReason.FAULT, types.Fault.AGENT_ERROR
+      detail = f"while closing, {type(error).__name__}: {error}"
   return types.Trajectory(
     task=task,
     member=member,
@@ -101,7 +110,7 @@ async def _converse(
   """Takes turns until the end; appends each to `turns`."""
   num_malformed = 0
   while True:
-    reply = await agent.act()
+    reply = await _of_agent(agent.act(), settings.limits)
     if reply.action is None:
       num_malformed += 1
       turns.append(
@@ -151,6 +160,22 @@ async def _converse(
     agent.observe(observation)
     if not agent.has_room():
       return types.StopReason.EPISODE_BUDGET
+
+
+async def _of_agent(answer: Awaitable[_T], limits: config.Rollout) -> _T:
+  """Awaits what an agent does, within the time that it has.
+
+  Raises:
+    types.FaultError: AGENT_ERROR when it takes too long.
+  """
+  if not limits.agent_timeout_s:
+    return await answer
+  try:
+    async with underway.within(limits.agent_timeout_s):
+      return await answer
+  except TimeoutError:
+    detail = f"no turn within {limits.agent_timeout_s:g} s"
+    raise types.FaultError(types.Fault.AGENT_ERROR, detail) from None
 
 
 async def _reset(

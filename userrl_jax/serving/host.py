@@ -41,17 +41,19 @@ class Host:
     num_rows: int,
     max_length: int,
     field: str,
+    devices: Sequence[jax.Device] | None = None,
   ):
     """Plans its memory; loads nothing.
 
-    All devices of this process share the rows, each with the whole model: none
-    waits for another, so two models can work on them at once.
+    All its devices share the rows, each with the whole model: none waits for
+    another, so two models can work on them at once.
 
     Args:
       source: of the model.
       num_rows: requests sampled at once, on each device.
       max_length: ids of a prompt and its reply together.
       field: the setting that names the model.
+      devices: of this process; None is all of them.
 
     Raises:
       ValueError: when a device can not hold the model and its rows.
@@ -63,7 +65,9 @@ class Host:
     settings = config.Engine(
       num_rows=num_rows, num_lanes=num_rows, extend_tokens=_EXTEND_TOKENS
     )
-    self._mesh = sharding.make_mesh(config.Mesh(), jax.local_devices())
+    self._mesh = sharding.make_mesh(
+      config.Mesh(), list(devices or jax.local_devices())
+    )
     self.engine = engine_lib.Engine(
       source.model,
       settings,
@@ -181,9 +185,18 @@ class Host:
 
 
 def local_models(
-  user: config.User, judge: config.Judge, settings: config.Local
+  user: config.User,
+  judge: config.Judge,
+  settings: config.Local,
+  devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, Host]:
   """Returns the models of `user.kind` local, by folder; {} for other kinds.
+
+  Args:
+    user: who they are.
+    judge: may be another one.
+    settings: of both.
+    devices: of this process, that they work on; None is all of them.
 
   Raises:
     ValueError: when a folder holds no model, or they do not fit the devices.
@@ -196,8 +209,33 @@ def local_models(
   hosts: dict[str, Host] = {}
   for field, folder in names.items():
     source = folders.read(folder, field, settings.dtype, settings.thinking)
-    hosts[folder] = Host(source, settings.num_rows, settings.max_length, field)
+    hosts[folder] = Host(
+      source, settings.num_rows, settings.max_length, field, devices
+    )
   return hosts
+
+
+def halves(
+  mesh: jax.sharding.Mesh,
+) -> tuple[jax.sharding.Mesh, jax.sharding.Mesh]:
+  """Splits the devices of a mesh in two, each half with whole models.
+
+  Raises:
+    ValueError: when neither `data` nor `fsdp` is even.
+  """
+  even = [i for i in range(2) if mesh.devices.shape[i] % 2 == 0]
+  if not even:
+    raise ValueError(
+      "a mesh that two models share by halves (local.devices apart) must have "
+      "an even number of devices along data or fsdp, got "
+      f"{' x '.join(map(str, mesh.devices.shape))}; choose mesh.data or "
+      "mesh.fsdp, or local.devices=share"
+    )
+  first, second = (
+    jax.sharding.Mesh(half, mesh.axis_names, axis_types=mesh.axis_types)
+    for half in np.split(mesh.devices, 2, axis=even[0])
+  )
+  return first, second
 
 
 def key_data(text: str) -> np.ndarray:
