@@ -22,6 +22,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 
+from tests.benchmarks import sampling_work
 from userrl_jax import config as config_lib
 from userrl_jax import sharding
 from userrl_jax.inference import engine as engine_lib
@@ -43,26 +44,25 @@ NEVER = MODEL.vocab_size + 1  # a stop id that is not drawn
 
 def generate(params) -> None:
   """32 prompts of 128 ids, 128 new ones each."""
-  engine = _engine(256, num_rows=32, num_lanes=32, decode_tokens=128)
+  engine = make_engine(256, num_rows=32, num_lanes=32, decode_tokens=128)
   lengths = np.full((32, 1, 2), 128)
   _measure("generate_32x128+128", engine, params, lengths)
 
 
 def turns(params) -> None:
   """16 episodes of 8 turns, each 64 ids read and 64 sampled."""
-  engine = _engine(1024, num_rows=16, num_lanes=16, decode_tokens=64)
+  engine = make_engine(1024, num_rows=16, num_lanes=16, decode_tokens=64)
   _measure("turns_16x8x64+64", engine, params, np.full((16, 8, 2), 64))
 
 
 def ragged(params) -> None:
   """The same with log-normal lengths, mean 64, at most 256 a piece."""
-  rng = np.random.default_rng(0)
-  sigma = 0.8
-  draw = rng.lognormal(np.log(64) - sigma**2 / 2, sigma, (16, 8, 2))
-  lengths = np.clip(draw, 1, 256).astype(int)
+  lengths = sampling_work.LENGTHS["ragged"]
   longest = lengths.sum((1, 2)).max()
   # Few rows come to read at a time: small extend calls waste less.
-  engine = _engine(longest, 128, num_rows=16, num_lanes=16, decode_tokens=32)
+  engine = make_engine(
+    longest, 128, num_rows=16, num_lanes=16, decode_tokens=32
+  )
   _measure("ragged_16x8", engine, params, lengths)
 
 
@@ -71,13 +71,13 @@ def latency(params) -> None:
   lengths = np.full((256, 4, 2), 16)
   medians = []
   for name, waits in (("instant", (0.0, 0.0)), ("slow", (0.25, 0.75))):
-    engine = _engine(128, num_rows=256, num_lanes=64, decode_tokens=16)
+    engine = make_engine(128, num_rows=256, num_lanes=64, decode_tokens=16)
     name = f"latency_256x4x16+16_{name}_users"
     medians.append(_measure(name, engine, params, lengths, waits))
   print(json.dumps({"latency_ratio": round(medians[1] / medians[0], 3)}))
 
 
-def _engine(
+def make_engine(
   max_length: int,
   extend_tokens: int = 512,
   *,

@@ -122,10 +122,10 @@ class Beside:
       text=True,
     )
 
-  def step(self) -> float:
-    """Has it take an update; returns its seconds."""
+  def step(self, work: str = "go") -> float:
+    """Has it take an update, or do some other work; returns its seconds."""
     assert self._process.stdin is not None and self._process.stdout is not None
-    print("go", file=self._process.stdin, flush=True)
+    print(work, file=self._process.stdin, flush=True)
     line = self._process.stdout.readline()
     if not line:
       raise RuntimeError(f"{self._process.args} ended before it answered")
