@@ -30,7 +30,8 @@ from userrl_jax import collecting
 from userrl_jax import stages
 from userrl_jax.gyms import base
 from userrl_jax.inference import engine as engine_lib
-from userrl_jax.learning import batching
+from userrl_jax.learning import iterations as steps
+from userrl_jax.learning import learner
 
 MEDIAN_S, SIGMA = 2.0, 0.5
 GROUP_SIZE = 16
@@ -56,6 +57,7 @@ def measure(
   parts = assembly.build(c)
   (stage,) = stages.plan(parts)
   state, update = stages.start(parts, stage)
+  beside = stages.beside(parts, stage)
   busy: list[tuple[float, float]] = []
 
   def timed(function):
@@ -73,15 +75,17 @@ def measure(
   with collecting.ahead(parts, tasks, iterations) as collect:
     for iteration in range(iterations):
       groups = collect(iteration, state.params)
-      batch, _ = batching.pack(
+      batches, _ = steps.pack(
         groups,
         c.packing,
-        group_size=GROUP_SIZE,
+        c.grpo,
         max_turns=c.gyms.max_turns,
         num_tasks=stage.per_step,
         capacity=stages.capacity(parts, stage),
+        seed=(c.seed, iteration),
       )
-      state, _ = update(state, batch)
+      batches = learner.placed(batches, c.packing, parts.mesh)
+      state, _ = steps.run(update, state, batches, **beside)
       ends.append(time.monotonic())
   wall = ends[-1] - ends[1]
   return {
