@@ -2,6 +2,8 @@
 
 import math
 
+import hypothesis
+from hypothesis import strategies
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from userrl_jax import config
 from userrl_jax import sharding
 from userrl_jax.learning import advantages
 from userrl_jax.learning import batching
+from userrl_jax.learning import credit
 from userrl_jax.learning import learner
 
 
@@ -55,3 +58,50 @@ def test_golden_cases_as_tokens_of_an_updates_batch(shared, eight_devices):
       assert len(got.sharding.device_set) == num_devices
       assert exact.dtype == np.float64
       np.testing.assert_allclose(got, exact, rtol=0, atol=1e-5)
+
+
+def _by_token(batch, settings):
+  """Returns {slot: [(target, advantage)]} of all rows, on the host."""
+  advantages_PGK = advantages.of_turns(batch, settings, np)
+  slots = batch.rows.slots
+  found = {}
+  for place in zip(*np.nonzero(slots >= 0), strict=True):
+    a, b, m = place
+    advantage_M = advantages.of_tokens(advantages_PGK, slots[a, b], np)
+    token = int(batch.rows.targets[place]), float(advantage_M[m])
+    found.setdefault(int(slots[place]), []).append(token)
+  # What is never computed holds no token.
+  assert not (slots[batch.num_micro_batches :] >= 0).any()
+  return found
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(
+  seed=strategies.integers(0, 2**32 - 1),
+  row_length=strategies.integers(40, 200),
+  rows=strategies.integers(1, 9),
+  score=strategies.sampled_from(list(credit.SCORES)),
+  name=strategies.sampled_from([*credit.CREDITS]),
+)
+def test_packing_and_micro_batches_change_no_advantage(
+  make_groups, seed, row_length, rows, score, name
+):
+  groups = make_groups(seed % 1000)
+  settings = config.Credit(score, name)
+  seen, num_parts = [], set()
+  for packing in (config.Packing(512, 8), config.Packing(row_length, rows)):
+    batch, stats = batching.pack(
+      groups,
+      packing,
+      group_size=4,
+      max_turns=3,
+      num_tasks=3,
+      capacity=batching.capacity(12, 40, packing),
+      credit=settings,
+    )
+    num_parts.add(stats.num_micro_batches)
+    seen.append(_by_token(batch, settings))
+  hypothesis.event(f"micro-batches: {max(num_parts)}")
+  assert seen[0] == seen[1]
+  tokens = [len(x) for x in seen[0].values()]
+  assert sum(tokens) == stats.num_sampled_tokens > 12

@@ -296,6 +296,33 @@ def test_device_agrees_with_host_and_loops(score, name, normalize, spread):
   np.testing.assert_allclose(host, looped, atol=1e-10)
 
 
+@pytest.mark.parametrize("K", [1, 7, 64])
+@pytest.mark.parametrize("gamma", [0.0, 0.8, 1.0])
+def test_reward_to_go_equals_a_reverse_scan(K, gamma):
+  """As the recursion says it, over turns: on the host and in a program."""
+  rewards = np.random.default_rng(0).choice([0.0, 0.2, 1.0, -1.0], (6, 5, K))
+  settings = config.Credit(gamma=gamma)
+  want, running = np.zeros_like(rewards), 0.0
+  for k in reversed(range(K)):
+    want[..., k] = running = rewards[..., k] + gamma * running
+  host = credit.r2g_credit(rewards, None, settings, np)
+  np.testing.assert_allclose(host, want, rtol=0, atol=1e-12)
+
+  @jax.jit
+  def both(rewards):
+    step = lambda c, r: (r + gamma * c,) * 2
+    over = jnp.moveaxis(rewards, -1, 0)
+    _, scanned = jax.lax.scan(
+      step, jnp.zeros(over.shape[1:]), over, reverse=True
+    )
+    product = credit.r2g_credit(rewards, None, settings, jnp)
+    return product, jnp.moveaxis(scanned, 0, -1)
+
+  product, scanned = both(np.float32(rewards))
+  np.testing.assert_allclose(product, scanned, rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(product, want, rtol=1e-6, atol=1e-6)
+
+
 def _predicted_loops(rewards, mask, valid, settings, facts):
   """Fits the predictor by least squares on stacked rows; {(p, g): credits}."""
   members = [(p, g) for p, g in np.ndindex(valid.shape) if valid[p, g]]
@@ -414,6 +441,31 @@ def test_equal_scores_give_exactly_zero_for_10000_values():
     )
     assert not _advantages(arrays, settings, False).any()
     assert not _advantages(arrays, settings, True).any()
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+def test_equal_scores_of_permuted_rewards_give_exactly_zero(on_device):
+  """Of 10,000 groups, whose members earn the same three in other orders."""
+  rng = np.random.default_rng(2)
+  values = np.concatenate(
+    [
+      rng.random((5000, 3)),
+      rng.choice([-1, 1], (4000, 1)) * rng.uniform(0, 100, (4000, 3)),
+      10.0 ** rng.uniform(-6, 6, (1000, 3)),
+    ]
+  )
+  rewards = rng.permuted(np.repeat(values[:, None], 8, 1), axis=-1)
+  assert np.ptp(np.float32(rewards).sum(-1), axis=-1).any()  # they do round
+  mask = np.ones_like(rewards, bool)
+  arrays = (rewards, mask, 3 * mask, mask[..., 0])
+  for score, name, normalize, spread in (
+    ("sum", "r2g", "std", "scaled"),
+    ("mean", "naive", "leave_one_out", "signed"),
+    ("sum", "em", "none", "scaled"),
+    ("mean", "equalized", "std_n", "printed"),
+  ):
+    settings = config.Credit(score, name, normalize=normalize, spread=spread)
+    assert not _advantages(arrays, settings, on_device).any(), settings
 
 
 def test_equal_scores_summed_in_other_orders_are_flat_in_float32():
