@@ -141,6 +141,18 @@ def test_a_run_with_adapters_from_start_to_export(train, tmp_path, mesh):
     before,
   )
 
+  # And so does who exports it.
+  to = tmp_path / "published"
+  assert export.main([f"--run={run}", f"--to={to}", "--dtype=float32"]) == 0
+  model = published.read_config(to)
+  assert not model.adapter_rank
+  where = sharding.param_shardings(published.shapes(model), mesh)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    leaves.by_path(jax.device_get(weights.load(to, model, where))),
+    before,
+  )
+
   # Gone on with after its last step but one, it ends with the same bits.
   folder = run / "checkpoints" / "grpo"
   shutil.rmtree(folder / "2")

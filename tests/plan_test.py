@@ -15,6 +15,7 @@ from userrl_jax import hosts
 from userrl_jax import memory
 from userrl_jax import plan
 from userrl_jax import plan_tables
+from userrl_jax import program_work
 from userrl_jax import sharding
 from userrl_jax import slices
 from userrl_jax import train
@@ -312,6 +313,47 @@ def test_every_figure_says_how_it_came_about():
     assert "compiled at depth 2 and 4" in by_name[name].note
   total = by_name["update, all together"].value * _GIB
   assert math.isclose(total, found.need.state + found.need.batch + 5 * _GIB)
+
+
+def test_exchanges_are_listed_by_kind_with_their_sums():
+  """Those of every program; the update's add up to what its costs say."""
+  found, _ = of_paper("8b", "v5p-16")
+  gathers = program_work.Collective("all-gather", "bf16[8,4]", 4, 4_000_000, 36)
+  others = (
+    dataclasses.replace(gathers, shape="bf16[2,4]", num_bytes=8_000_000),
+    program_work.Collective("all-reduce", "f32[9]", 2, 1_000_000, 3),
+    program_work.Collective("collective-permute", "f32[9]", 4, 2_000_000, 1),
+  )
+  every = (gathers, *others)
+  costs = plan.Costs(0.0, 0.0, 0.0, sum(one.bytes_sent for one in every))
+  program = plan.Program(0, 0, costs, costs, (0.0, 0.0), every)
+  shallow = dataclasses.replace(program, collectives=[gathers], depths=(2, 4))
+  lines = list(
+    plan_tables.lines(
+      plan_tables.Plan(
+        found, slices.named("v5p-16").chip, program, decode=shallow
+      )
+    )
+  )
+  at = lines.index(
+    "exchanged by an update of one micro-batch, bytes a device (compiled)"
+  )
+  rows = [line.replace(",", "").split() for line in lines[at + 1 : at + 8]]
+  listed = {row[0]: (int(row[1]), float(row[3]), float(row[6])) for row in rows}
+  assert listed == {
+    "all-gather": (72, 432.0, 324.0),  # 36 of 4 and of 8 MB, 3/4 sent
+    "all-reduce": (3, 3.0, 3.0),
+    "reduce-scatter": (0, 0.0, 0.0),
+    "all-to-all": (0, 0.0, 0.0),
+    "collective-permute": (1, 2.0, 2.0),
+    "ragged-all-to-all": (0, 0.0, 0.0),
+    "all": (76, 437.0, costs.sent_bytes / 1e6),
+  }
+  at = lines.index(
+    "exchanged by a call of decode at depth 4, bytes a device (compiled)"
+  )
+  assert lines[at + 1].split()[:2] == ["all-gather", "36"]
+  assert not any("call of extend" in line for line in lines)
 
 
 def test_without_libtpu_a_plan_is_an_error_and_estimates(monkeypatch, capsys):

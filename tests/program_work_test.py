@@ -132,3 +132,40 @@ def test_groups_are_read_in_every_form(groups, size):
   [one] = program_work.Program(text).work().collectives
   assert one.group_size == size and one.num_bytes == 32
   assert one.bytes_sent == 2 * 32 * (size - 1) / size
+
+
+def test_what_is_exchanged_is_added_up_by_kind(eight_devices):
+  """Of every kind once in a program for eight devices, sums in a loop."""
+  if not eight_devices:
+    return
+  mesh = jax.sharding.Mesh(jax.devices(), "i")
+
+  def f(x):  # [8, 16] float32 a device
+    whole = jax.lax.all_gather(x, "i")
+    part = jax.lax.psum_scatter(x, "i", tiled=True)
+    across = jax.lax.all_to_all(x, "i", 0, 1)
+    turned = jax.lax.ppermute(x, "i", [(k, (k + 1) % 8) for k in range(8)])
+    add = lambda _, x: jnp.sin(jax.lax.psum(x, "i"))
+    total = jax.lax.fori_loop(0, 5, add, x)
+    return whole.sum(0) + part + across.reshape(8, 16) + turned + total
+
+  spec = jax.sharding.PartitionSpec("i")
+  run = jax.shard_map(
+    f, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+  )
+  shape = jax.ShapeDtypeStruct((64, 16), jnp.float32)
+  compiled = jax.jit(run).lower(shape).compile()
+  work = program_work.Program(compiled.as_text()).work()
+  found = {
+    one.kind: (one.times, one.num_bytes, one.bytes_sent)
+    for one in program_work.by_kind(work.collectives)
+  }
+  own = 4 * 8 * 16
+  assert found == {
+    "all-gather": (1, 8 * own, 7 * own),
+    "all-reduce": (5, 5 * own, 5 * 2 * own * 7 / 8),
+    "reduce-scatter": (1, own, own * 7 / 8),
+    "all-to-all": (1, own, own * 7 / 8),
+    "collective-permute": (1, own, own),
+    "ragged-all-to-all": (0, 0, 0),
+  }

@@ -17,6 +17,7 @@ import jax
 from userrl_jax import config as config_lib
 from userrl_jax import memory
 from userrl_jax import plan
+from userrl_jax import program_work
 from userrl_jax import sharding
 from userrl_jax import slices
 
@@ -150,17 +151,42 @@ def lines(of: Plan) -> Iterator[str]:
     f"GB/s, to other chips {chip.ici_bytes_per_s / 1e9:.0f} GB/s"
   )
   yield from map(str, time_figures(of))
+  for name in ("update", "extend", "decode"):
+    program = getattr(of, name)
+    if program is not None:
+      yield from _exchanges(name, program)
   if of.update is not None:
     found = of.update.collectives
     yield (
-      f"exchanged by an update of one micro-batch, {len(found)} kinds, the "
-      f"largest {_NUM_COLLECTIVES} ({_COMPILED})"
+      f"the largest {_NUM_COLLECTIVES} of an update's {len(found)} kinds and "
+      f"shapes ({_COMPILED})"
     )
     for one in found[:_NUM_COLLECTIVES]:
       yield (
         f"  {one.times:>6} x {one.kind:<19} {one.num_bytes / 1e6:>10,.2f} MB "
         f"among {one.group_size:<3} {one.shape}"
       )
+
+
+def _exchanges(name: str, program: plan.Program) -> Iterator[str]:
+  """Yields what devices exchange in a program by kind, and in all."""
+  calls = {"update": "an update of one micro-batch"}
+  call = calls.get(name, f"a call of {name}")
+  if program.depths:
+    call += f" at depth {max(program.depths)}"
+  yield f"exchanged by {call}, bytes a device ({_COMPILED})"
+  exchanges = program_work.by_kind(program.collectives)
+  rows = [
+    (one.kind, one.times, one.num_bytes, one.bytes_sent) for one in exchanges
+  ]
+  total = [
+    sum(column) for column in zip(*(row[1:] for row in rows), strict=True)
+  ]
+  for kind, times, num_bytes, sent in [*rows, ("all", *total)]:
+    yield (
+      f"  {kind:<19}{times:>8,} x{num_bytes / 1e6:>14,.3f} MB exchanged"
+      f"{sent / 1e6:>14,.3f} MB sent"
+    )
 
 
 def memory_figures(of: Plan) -> Iterator[Figure]:

@@ -43,6 +43,16 @@ class Collective:
     return self.num_bytes * self.times * share
 
 
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+  """What a device exchanges by one kind of operation, all of them together."""
+
+  kind: str
+  times: int  # that such operations run
+  num_bytes: int  # of the whole arrays, all times together
+  bytes_sent: float  # by a device, all times together
+
+
 @dataclasses.dataclass
 class Work:
   """What a program does on one device."""
@@ -74,6 +84,22 @@ class Program:
     walk.add(self._entry, 1, 0)
     done.collectives = _merged(done.collectives)
     return done
+
+
+def by_kind(collectives: Sequence[Collective]) -> list[Exchange]:
+  """Adds up what is exchanged by kind, every kind that there is included."""
+  found = []
+  for kind in _COLLECTIVES:
+    of_kind = [one for one in collectives if one.kind == kind]
+    found.append(
+      Exchange(
+        kind,
+        sum(one.times for one in of_kind),
+        sum(one.num_bytes * one.times for one in of_kind),
+        sum(one.bytes_sent for one in of_kind),
+      )
+    )
+  return found
 
 
 class _Walk:

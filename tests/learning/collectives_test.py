@@ -38,8 +38,10 @@ MESHES = ((8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 4))
 _OPTIMIZER = config.Optimizer()
 
 
-def _compiled(method: str, head: str, sizes: tuple[int, ...]) -> str:
-  """Compiles an update for a mesh; returns its program."""
+def _compiled(
+  method: str, head: str, sizes: tuple[int, ...]
+) -> jax.stages.Compiled:
+  """Compiles an update for a mesh."""
   model = dataclasses.replace(MODEL, tie_embeddings=head != "untied")
   devices = jax.devices()[: math.prod(sizes)]
   mesh = sharding.make_mesh(config.Mesh(*sizes), devices)
@@ -68,7 +70,7 @@ def _compiled(method: str, head: str, sizes: tuple[int, ...]) -> str:
     shape((2, 4), bool),
     shape((2, 4), bool),
   )
-  return update.lower(state, batch).compile().as_text()
+  return update.lower(state, batch).compile()
 
 
 def collectives(program: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -105,14 +107,16 @@ def _params_in_use(sizes: tuple[int, ...], head: str) -> set[tuple[int, ...]]:
 )
 @pytest.mark.exhaustive
 def test_neither_logits_nor_more_params_than_a_layer_are_gathered(
-  eight_devices, monkeypatch, method, head
+  eight_devices, monkeypatch, host_calls, method, head
 ):
   if not eight_devices:
     return
   size = V if head == "dense" else SLICE
   monkeypatch.setattr(vocabulary_slices, "SLICE", size)
   for sizes in MESHES:
-    found = collectives(_compiled(method, head, sizes))
+    compiled = _compiled(method, head, sizes)
+    assert not host_calls(compiled), sizes
+    found = collectives(compiled.as_text())
     assert found, sizes
     allowed = _params_in_use(sizes, head)
     matrices = set()
@@ -127,3 +131,11 @@ def test_neither_logits_nor_more_params_than_a_layer_are_gathered(
       assert num_ids not in shape or is_of_params, (sizes, operation, shape)
     # FSDP gathers each kind of matrix, the others nothing.
     assert bool(matrices) == (sizes[1] > 1), sizes
+
+
+@pytest.mark.slow
+def test_the_program_of_eight_devices_calls_no_host(eight_devices, host_calls):
+  if not eight_devices:
+    return
+  compiled = _compiled("grpo", "tied", (2, 2, 2))
+  assert collectives(compiled.as_text()) and not host_calls(compiled)

@@ -1,5 +1,7 @@
 """A tiny model and random multi-turn groups, for every test of learning."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +87,19 @@ def chosen_logprobs(logprobs_alone):
 @pytest.fixture(scope="session")
 def mesh():
   return sharding.make_mesh(config.Mesh(), jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def host_calls():
+  """Finds the places at which a compiled program calls its host."""
+
+  def find(compiled):
+    pattern = r".*(?:callback|infeed|outfeed|is_host_transfer=true).*"
+    return re.findall(pattern, compiled.as_text())
+
+  called = jax.jit(lambda x: jax.debug.print("{}", x))
+  assert find(called.lower(0.0).compile())  # it would see one
+  return find
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,6 @@
 """Credit against the golden cases, worked numbers and its own promises."""
 
 import itertools
-import json
-import os
-import pathlib
 import re
 
 import hypothesis
@@ -13,21 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.learning import golden_cases
 from userrl_jax import config
-from userrl_jax import sharding
 from userrl_jax.learning import baselines
 from userrl_jax.learning import credit
 from userrl_jax.learning import shaping
 from userrl_jax.learning import spreads
 from userrl_jax.learning import turn_facts
 
-SCORE_NAMES = {"Sum": "mean", "SumPaper": "sum", "R2G": "r2g"}
-CREDIT_NAMES = {
-  "Equalized": "equalized",
-  "Naive": "naive",
-  "R2G": "r2g",
-  "EM": "em",
-}
 REWARDS = [[[0, 0, 1, 9], [0.2, 0.8, 9, 9], [0, 0, 0, 0], [0.5, 0, 0.5, 9]]]
 NUM_TURNS = [[3, 2, 4, 3]]
 
@@ -64,50 +54,19 @@ def _advantages(arrays, settings, on_device, facts=None):
   return np.asarray(compute(facts, *arrays))
 
 
-def _golden_cases():
-  """Returns the cases, or skips where they are not at hand."""
-  folder = os.environ.get("USERRL_SHARED")
-  if not folder:
-    pytest.skip("USERRL_SHARED does not name the folder with golden/")
-  path = pathlib.Path(folder) / "golden" / "advantage_cases.json"
-  return json.loads(path.read_text())["cases"]
-
-
-def _golden_arrays(cases):
-  """Returns all cases side by side as [P, G, K] arrays, and rows' places."""
-  keys = [(c["name"], g) for c in cases for g in c["group"]]
-  groups = list(dict.fromkeys(keys))
-  shape = (len(groups), max(keys.count(k) for k in groups), 4)
-  rewards, num_tokens = np.zeros(shape), np.zeros(shape, np.int32)
-  mask, valid = np.zeros(shape, bool), np.zeros(shape[:2], bool)
-  places, sizes = {}, dict.fromkeys(groups, 0)
-  for case in cases:
-    for b, group_id in enumerate(case["group"]):
-      key = case["name"], group_id
-      place = places[case["name"], b] = groups.index(key), sizes[key]
-      sizes[key] += 1
-      row = case["turn_rewards"][b]
-      rewards[place][: len(row)] = row
-      mask[place][: len(row)] = valid[place] = True
-      turn_of_token = np.cumsum(case["turn_start"][b]) - 1
-      kept = turn_of_token[np.array(case["loss_mask"][b]) == 1]
-      num_tokens[place] = np.bincount(kept, minlength=shape[2])
-  return (rewards, mask, num_tokens, valid), places
-
-
 @pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
-@pytest.mark.parametrize("score_name", SCORE_NAMES)
-@pytest.mark.parametrize("credit_name", CREDIT_NAMES)
-def test_golden_cases(credit_name, score_name, on_device):
-  cases = _golden_cases()
+@pytest.mark.parametrize("score_name", golden_cases.SCORE_NAMES)
+@pytest.mark.parametrize("credit_name", golden_cases.CREDIT_NAMES)
+def test_golden_cases(shared, credit_name, score_name, on_device):
+  cases = golden_cases.load(shared)
   assert len(cases) == 9
   assert all(
     (c["gamma"], c["norm_by_std"], c["eps"]) == (0.8, True, 1e-6) for c in cases
   )
-  arrays, places = _golden_arrays(cases)
+  arrays, places = golden_cases.arrays(cases)
   settings = config.Credit(
-    score=SCORE_NAMES[score_name],
-    credit=CREDIT_NAMES[credit_name],
+    score=golden_cases.SCORE_NAMES[score_name],
+    credit=golden_cases.CREDIT_NAMES[credit_name],
     gamma=0.8,
     released=True,
   )
@@ -123,47 +82,6 @@ def test_golden_cases(credit_name, score_name, on_device):
       )
       if z[b] == 0:
         assert not mine.any(), case["name"]
-
-
-def test_golden_cases_as_tokens_of_rows_on_eight_devices(eight_devices):
-  """As the update does it: groups on every device, rows split over them."""
-  if not eight_devices:
-    return
-  arrays, _ = _golden_arrays(_golden_cases())
-  mesh = sharding.make_mesh(config.Mesh(2, 2, 2))
-  size = arrays[0].size
-  slots_BM = np.random.default_rng(0).integers(-1, size, (8, 64))
-  methods = [
-    config.Credit(score=score, credit=name, gamma=0.8, released=True)
-    for score in SCORE_NAMES.values()
-    for name in CREDIT_NAMES.values()
-  ]
-
-  def of_tokens(arrays, slots_BM, xp):
-    return [
-      xp.where(
-        slots_BM >= 0,
-        credit.group_advantages(*arrays, one, xp).reshape(-1)[slots_BM],
-        0.0,
-      )
-      for one in methods
-    ]
-
-  rows = jax.sharding.NamedSharding(
-    mesh, jax.sharding.PartitionSpec(sharding.MESH_AXES["row"])
-  )
-  whole = sharding.replicated(mesh)
-  compute = jax.jit(
-    lambda arrays, slots: of_tokens(arrays, slots, jnp),
-    in_shardings=(whole, rows),
-    out_shardings=rows,
-  )
-  got = compute(arrays, slots_BM)
-  want = of_tokens(arrays, slots_BM, np)
-  assert all(np.abs(one).max() > 1 for one in want)
-  for one, other in zip(got, want, strict=True):
-    assert len(one.sharding.device_set) == 8
-    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
 # Every function of a family, and how to compute what its docstring promises.
@@ -378,6 +296,33 @@ def test_device_agrees_with_host_and_loops(score, name, normalize, spread):
   np.testing.assert_allclose(host, looped, atol=1e-10)
 
 
+@pytest.mark.parametrize("K", [1, 7, 64])
+@pytest.mark.parametrize("gamma", [0.0, 0.8, 1.0])
+def test_reward_to_go_equals_a_reverse_scan(K, gamma):
+  """As the recursion says it, over turns: on the host and in a program."""
+  rewards = np.random.default_rng(0).choice([0.0, 0.2, 1.0, -1.0], (6, 5, K))
+  settings = config.Credit(gamma=gamma)
+  want, running = np.zeros_like(rewards), 0.0
+  for k in reversed(range(K)):
+    want[..., k] = running = rewards[..., k] + gamma * running
+  host = credit.r2g_credit(rewards, None, settings, np)
+  np.testing.assert_allclose(host, want, rtol=0, atol=1e-12)
+
+  @jax.jit
+  def both(rewards):
+    step = lambda c, r: (r + gamma * c,) * 2
+    over = jnp.moveaxis(rewards, -1, 0)
+    _, scanned = jax.lax.scan(
+      step, jnp.zeros(over.shape[1:]), over, reverse=True
+    )
+    product = credit.r2g_credit(rewards, None, settings, jnp)
+    return product, jnp.moveaxis(scanned, 0, -1)
+
+  product, scanned = both(np.float32(rewards))
+  np.testing.assert_allclose(product, scanned, rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(product, want, rtol=1e-6, atol=1e-6)
+
+
 def _predicted_loops(rewards, mask, valid, settings, facts):
   """Fits the predictor by least squares on stacked rows; {(p, g): credits}."""
   members = [(p, g) for p, g in np.ndindex(valid.shape) if valid[p, g]]
@@ -496,6 +441,31 @@ def test_equal_scores_give_exactly_zero_for_10000_values():
     )
     assert not _advantages(arrays, settings, False).any()
     assert not _advantages(arrays, settings, True).any()
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+def test_equal_scores_of_permuted_rewards_give_exactly_zero(on_device):
+  """Of 10,000 groups, whose members earn the same three in other orders."""
+  rng = np.random.default_rng(2)
+  values = np.concatenate(
+    [
+      rng.random((5000, 3)),
+      rng.choice([-1, 1], (4000, 1)) * rng.uniform(0, 100, (4000, 3)),
+      10.0 ** rng.uniform(-6, 6, (1000, 3)),
+    ]
+  )
+  rewards = rng.permuted(np.repeat(values[:, None], 8, 1), axis=-1)
+  assert np.ptp(np.float32(rewards).sum(-1), axis=-1).any()  # they do round
+  mask = np.ones_like(rewards, bool)
+  arrays = (rewards, mask, 3 * mask, mask[..., 0])
+  for score, name, normalize, spread in (
+    ("sum", "r2g", "std", "scaled"),
+    ("mean", "naive", "leave_one_out", "signed"),
+    ("sum", "em", "none", "scaled"),
+    ("mean", "equalized", "std_n", "printed"),
+  ):
+    settings = config.Credit(score, name, normalize=normalize, spread=spread)
+    assert not _advantages(arrays, settings, on_device).any(), settings
 
 
 def test_equal_scores_summed_in_other_orders_are_flat_in_float32():

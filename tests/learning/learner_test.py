@@ -247,9 +247,11 @@ def test_one_program_whatever_the_content(make_groups, params, mesh, update):
   assert state.step == 3 and state.num_skipped == 0
 
 
-def test_the_program_calls_no_host(make_groups, params, mesh, update):
+def test_the_compiled_program_calls_no_host(
+  make_groups, params, mesh, update, host_calls
+):
   lowered = update.lower(_start(params, mesh), _pack(make_groups(0)))
-  assert "callback" not in lowered.as_text()
+  assert not host_calls(lowered.compile())
 
 
 def test_flat_groups_have_no_gradient(make_groups, params, mesh, update):

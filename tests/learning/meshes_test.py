@@ -1,6 +1,7 @@
 """One device, eight devices: same batch, same numbers."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -182,46 +183,66 @@ def _apart(groups, make_trajectory):
   ]
 
 
-@pytest.mark.slow
-@pytest.mark.exhaustive
+# (row length, rows of a micro-batch) -> micro-batches. Rows of 32 hold one of
+# the 64 trajectories each, rows of 56 two; all split over eight devices.
+_PARTS = {
+  **{(32, 64): 1, (32, 32): 2, (32, 16): 4},
+  **{(56, 32): 1, (56, 16): 2, (56, 8): 4},
+}
+_MESHES = ((8, 1, 1), (1, 8, 1), (2, 2, 2), (2, 1, 4))
+
+
+def _updated(made, shape, sizes, model_config, params):
+  """Updates three times; returns losses, moments after each, and params."""
+  packing = config.Packing(*shape, logprob_chunk=16)
+  devices = jax.devices()[: int(np.prod(sizes))]
+  mesh = sharding.make_mesh(config.Mesh(*sizes), devices)
+  settings = learner.Settings(GRPO, packing, temperature=1.0)
+  update = learner.make_update(model_config, settings, mesh)
+  state = learner.init_state(params, GRPO.optimizer, 10, mesh)
+  losses, moments = [], []
+  for groups in made:
+    batch, stats = batching.pack(
+      groups, packing, group_size=4, max_turns=3, num_tasks=16, capacity=4
+    )
+    assert stats.num_trajectories == 64
+    assert stats.num_rows == (64 if packing.row_length == 32 else 32)
+    assert stats.num_micro_batches == _PARTS[shape]
+    [batch] = learner.placed([batch], packing, mesh)
+    state, metrics = update(state, batch)
+    losses.append(float(metrics["train/loss"]))
+    # By which the gradients of all updates are told.
+    moments.append(jax.device_get(state.opt_state))
+  assert metrics["train/num_skipped"] == 0
+  return losses, moments, jax.device_get(state.params)
+
+
+@pytest.mark.parametrize(
+  "runs",
+  [
+    pytest.param([((2, 2, 2), (56, 8))], id="one"),
+    pytest.param(
+      list(itertools.product(_MESHES, _PARTS)),
+      id="all",
+      marks=[pytest.mark.exhaustive, pytest.mark.timeout(1800)],
+    ),
+  ],
+)
 def test_accumulation_and_packing_give_the_same_updates(
-  eight_devices, make_groups, make_trajectory, model_config, params
+  eight_devices, make_groups, make_trajectory, model_config, params, runs
 ):
-  """Three updates, of rows each in its own or packed, in 1, 2 and 4 parts."""
+  """Three updates of rows alone or packed, in 1, 2 and 4 parts, on meshes."""
   if not eight_devices:
     return
-  made = [_apart(make_groups(seed, P=8), make_trajectory) for seed in range(3)]
-  sizes = (1, 1, 1), (2, 2, 2)
-  seen = []
-  for mesh_sizes, row_length, rows in (
-    (sizes[0], 32, 32),
-    (sizes[1], 32, 32),
-    (sizes[1], 32, 16),
-    (sizes[1], 32, 8),
-    (sizes[1], 128, 8),
-    (sizes[1], 128, 4),
-  ):
-    packing = config.Packing(row_length, rows, logprob_chunk=16)
-    devices = jax.devices()[: int(np.prod(mesh_sizes))]
-    mesh = sharding.make_mesh(config.Mesh(*mesh_sizes), devices)
-    settings = learner.Settings(GRPO, packing, temperature=1.0)
-    update = learner.make_update(model_config, settings, mesh)
-    state = learner.init_state(params, GRPO.optimizer, 10, mesh)
-    shape = dict(group_size=4, max_turns=3, num_tasks=8, capacity=4)
-    losses, parts = [], []
-    for groups in made:
-      batch, stats = batching.pack(groups, packing, **shape)
-      assert (stats.num_rows == stats.num_trajectories) == (row_length == 32)
-      [batch] = learner.placed([batch], packing, mesh)
-      state, metrics = update(state, batch)
-      losses.append(float(metrics["train/loss"]))
-      parts.append(stats.num_micro_batches)
-    seen.append((parts[0], losses, jax.device_get(state[:2])))
-  assert [s[0] for s in seen] == [1, 1, 2, 4, 1, 2]
-  for _, losses, after in seen[1:]:
-    np.testing.assert_allclose(losses, seen[0][1], rtol=0, atol=1e-5)
+  made = [_apart(make_groups(seed, P=16), make_trajectory) for seed in range(3)]
+  of_run = lambda sizes, shape: _updated(
+    made, shape, sizes, model_config, params
+  )
+  want = of_run((1, 1, 1), (32, 64))
+  assert max(map(abs, want[0])) > 1e-3
+  for sizes, shape in runs:
     jax.tree.map(
       lambda g, w: np.testing.assert_allclose(g, w, rtol=0, atol=1e-5),
-      after,
-      seen[0][2],
+      of_run(sizes, shape),
+      want,
     )

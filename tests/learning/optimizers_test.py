@@ -61,6 +61,21 @@ def test_muon_orthogonalises_the_layers_and_leaves_the_rest_to_adamw(
       assert (layer * against).sum() > 0  # the same way downhill
 
 
+@pytest.mark.parametrize("share", [0.1, 0.9, 1.1, 10.0])
+def test_gradients_are_clipped_by_their_norm_over_all_weights(grads, share):
+  """As the first moment of one step tells, on both sides of the limit."""
+  leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(grads)]
+  norm = np.sqrt(sum((x**2).sum() for x in leaves))
+  settings = config.Optimizer(b1=0.8, max_grad_norm=float(share * norm))
+  optimizer, _ = optimizers.make(settings, 10)
+  step = jax.jit(lambda g: optimizer.update(g, optimizer.init(g), g))
+  _, state = step(grads)
+  moments = jax.tree.leaves(optax.tree.get(state, "mu"))
+  for moment, gradient in zip(moments, leaves, strict=True):
+    want = (1 - 0.8) * gradient * min(1.0, share)
+    np.testing.assert_allclose(moment, want, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_weight_decay_spares_norms_and_embeddings(params, name):
   optimizer, _ = optimizers.make(

@@ -210,6 +210,56 @@ def test_clip_branches(loss, advantage, ratio, want, flows, clip, dual):
   np.testing.assert_allclose(sums["kl"], -np.log(ratio), atol=1e-6)
 
 
+# loss, advantage, log-ratio, changes -> loss, slope. Beyond 20 the exponential
+# is flat, so that nothing flows through a ratio there.
+HUGE, TINY = np.exp(20.0), np.exp(-20.0)
+_OPEN = dict(dual_clip=1e12)
+BEYOND = [
+  ("ppo", 1, 25, {}, -1.2, 0),
+  ("ppo", 1, -25, {}, -TINY, 0),
+  ("ppo", -1, 25, {}, 3.0, 0),
+  ("ppo", -1, 25, _OPEN, HUGE, 0),
+  ("ppo", -1, 19, _OPEN, np.exp(19.0), np.exp(19.0)),
+  ("ppo", -1, -25, {}, 0.8, 0),
+  ("gspo", 1, -25, {}, -TINY, 0),
+  ("gspo", -1, 25, _OPEN, HUGE, 0),
+  ("gspo", -1, 19, _OPEN, np.exp(19.0), np.exp(19.0)),
+  ("cispo", 1, 25, {}, -1.2 * 23, -1.2),
+  ("cispo", -1, -25, {}, 0.8 * -27, 0.8),
+  ("plain", 1, 25, {}, -23, -1),
+  ("plain", -1, -25, {}, -27, 1),
+]
+
+
+@pytest.mark.parametrize("loss,advantage,log_ratio,changes,want,flow", BEYOND)
+def test_ratios_beyond_what_is_exponentiated(
+  loss, advantage, log_ratio, changes, want, flow
+):
+  value, slope, sums = _one(loss, advantage, np.exp(log_ratio), **changes)
+  np.testing.assert_allclose(value, want, rtol=1e-5)
+  np.testing.assert_allclose(slope, flow, rtol=1e-5)
+  bounded = np.exp(np.clip(float(log_ratio), -20, 20))
+  np.testing.assert_allclose(sums["ratio"], bounded, rtol=1e-5)
+  np.testing.assert_allclose(sums["kl"], -log_ratio, rtol=1e-6)
+
+
+def test_estimators_and_weights_beyond_what_is_exponentiated():
+  own, cap = jnp.float32(-30), 1e30
+  k3 = jax.value_and_grad(policy_losses.k3)
+  for d, want, flow in (
+    (25, HUGE - 21, 0),
+    (19, np.exp(19.0) - 20, 1 - np.exp(19.0)),
+    (-19, TINY * np.e + 18, 1 - TINY * np.e),
+    (-25, TINY + 19, 0),
+  ):
+    np.testing.assert_allclose(k3(own, own + d), (want, flow), rtol=1e-5)
+    weigh = jax.value_and_grad(policy_losses.importance_weights)
+    bounded = np.exp(np.clip(float(d), -20, 20))
+    got = weigh(own, own - d, cap)
+    np.testing.assert_allclose(got, (bounded, 0), rtol=1e-5)
+  assert policy_losses.importance_weights(own, own - 25, 2.0) == 2
+
+
 @pytest.mark.parametrize(
   "advantage,ratio,weight,clip",
   [(1, 0.5, 0.8, 1), (1, 1.1, 1.1, 0), (-1, 1.5, 1.2, 1), (-1, 9.0, 1.2, 1)],

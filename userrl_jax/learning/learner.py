@@ -18,6 +18,7 @@ import optax
 
 from userrl_jax import config
 from userrl_jax import sharding
+from userrl_jax.learning import advantages
 from userrl_jax.learning import baselines
 from userrl_jax.learning import batching
 from userrl_jax.learning import credit
@@ -142,10 +143,8 @@ def make_gradient(
   grpo = settings.grpo
 
   def gradient(params, batch, frozen):
+    advantages_PGK = advantages.of_turns(batch, grpo.credit)
     arrays = batch.rewards_PGK, batch.turn_mask_PGK, batch.num_tokens_PGK
-    advantages_PGK = credit.group_advantages(
-      *arrays, batch.valid_PG, grpo.credit, jnp, batch.facts_PGKF
-    )
     scores_PG = credit.score(*arrays, grpo.credit, jnp)
     num_tokens = count_tokens(batch)
     weights_PG, denominator = policy_losses.AGGREGATIONS[grpo.aggregation](
@@ -154,9 +153,7 @@ def make_gradient(
 
     def loss_of(params: Params, rows: batching.Rows):
       mask_BM = rows.slots >= 0
-      advantages_BM = jnp.where(
-        mask_BM, advantages_PGK.reshape(-1)[rows.slots], 0.0
-      )
+      advantages_BM = advantages.of_tokens(advantages_PGK, rows.slots)
       sequences_BM = rows.slots // advantages_PGK.shape[-1]
       look = functools.partial(
         token_stats.of_rows,
