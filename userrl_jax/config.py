@@ -167,7 +167,7 @@ class Recording:
 class Budget:
   """What endpoints may cost in a run, resumed ones included; 0 is no limit."""
 
-  max_usd: float = 0.0  # at the prices of sections user and judge
+  max_usd: float = 0.0  # at the prices of sections user, judge and agent
   max_tokens: int = 0  # in and out
   max_calls: int = 0  # requests that were sent, retries included
 
