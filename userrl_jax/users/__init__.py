@@ -14,6 +14,7 @@ from userrl_jax import config
 from userrl_jax import types
 from userrl_jax.clients import endpoint
 from userrl_jax.clients import local as local_lib
+from userrl_jax.clients import lookup
 from userrl_jax.clients import shared as shared_lib
 from userrl_jax.gyms import judging
 
@@ -114,6 +115,7 @@ class User:
             if self._settings.on_leak == "reask"
             else 0
           ),
+          passage=lookup.Lookup(self._shared),
         )
 
   async def check(self) -> None:
@@ -143,6 +145,7 @@ class User:
       user/device_calls of a model in this process, whatever they asked for
       user/usd where tokens have a price; user/outages and user/outage_s, once
         there was one; user/replayed where a recording answers
+      user/searches of the web, tries included, once there was one
       judge/...: the same of a judge of its own
     """
     totals: dict[str, float] = {}
@@ -160,6 +163,9 @@ class User:
       num_outages, outage_s = client.outages
       optional = {"usd": usd, "outages": num_outages, "outage_s": outage_s}
       totals |= {f"{role}/{k}": float(v) for k, v in optional.items() if v}
+    if self._clients:
+      searches = self._shared.budget.of_process(lookup.ROLE).calls
+      totals |= {"user/searches": float(searches)} if searches else {}
     if self._clients and self._shared.recording.mode != "live":
       totals["user/replayed"] = self._shared.recording.num_replayed
     new = {
