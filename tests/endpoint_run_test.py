@@ -43,6 +43,7 @@ def make_config(folder, base_url, **changes):
   c.grpo.group_size = 4
   c.evaluation.num_tasks = 2
   c.checkpoint.every_steps = 100
+  c.checkpoint.transcripts_every = 1
   for path, value in changes.items():
     section, name = path.split("__")
     setattr(getattr(c, section), name, value)
@@ -135,6 +136,8 @@ def test_a_recorded_run_is_played_again_offline(tmp_path, root):
     x.tobytes() for x in map(np.asarray, same)
   ]
   assert written == same_written and len(written[1]) == 3
+  told = [json.loads(x) for x in written[1]["grpo.jsonl"].splitlines()]
+  assert {record["step"] for record in told} == {0, 1, 2}
   # Or the replay would show little: the policy has asked, and faults occurred.
   assert sum(line["user/requests"] for line in of_grpo(first)) > 10
   assert sum(line["user/replayed"] for line in of_grpo(again)) > 10

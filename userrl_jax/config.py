@@ -361,11 +361,12 @@ class Evaluation:
 
 @dataclasses.dataclass
 class Checkpoint:
-  """What a killed run can come back to."""
+  """What a killed run can come back to, and what is kept to be read."""
 
   every_steps: int = 5  # of any stage, whose end is always kept; 0 is off
   every_minutes: float = 0.0  # since the last one, after a step; 0 is off
   keep: int = 2  # latest checkpoints kept a stage
+  transcripts_every: int = 5  # steps whose dialogues are kept; 1 keeps all
 
 
 @dataclasses.dataclass
