@@ -27,6 +27,7 @@ NUMBERS = {
   "fault/truncated": 1.0,
   "fault/user_timeout": 2.0,
   "fault/function/user_timeout": 2.0,
+  "episode/invalid_share": 2 / 64,
   "user/requests": 96.0,
   "user/retries": 3.0,
   "engine/programs": 7,
@@ -45,7 +46,8 @@ def test_the_line_of_a_step():
   body = (
     "score 0.500 (function 0.25, travel 0.75) success 30% | loss 0.0123 | "
     "logprob gap 3e-07 | turns 3.14 | 1,234 tokens/s | "
-    "faults 2 (+4 of the agent) | user 96 requests (3 again) | programs 9 | "
+    "faults 2, 3.1% of episodes invalid (+4 of the agent) | "
+    "user 96 requests (3 again) | programs 9 | "
     "padding engine 12%, batch 50%"
   )
   assert lines == [
@@ -72,6 +74,10 @@ def test_says_only_what_it_knows():
       "score - (a 0.00, b -, c 1.00) success 50%",
     ),
     ({"fault/a/gym_error": 1}, ""),
+    (
+      {"fault/truncated": 1, "episode/invalid_share": 0},
+      "faults 0 (+1 of the agent)",
+    ),
   ],
 )
 def test_a_gym_without_a_valid_episode_is_not_averaged_away(numbers, line):

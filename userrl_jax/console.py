@@ -51,9 +51,10 @@ class Console:
 
     Shows what is there of: score/*, success/*, train/loss,
     rollout/logprob_gap_max (sampled against recomputed), episode/turns,
-    */tokens_per_s, fault/*, user/requests and user/retries, */programs
-    (compiled so far), */padding (share). Of several gyms the score is the
-    macro score, "-" where a gym has no valid episode to tell from.
+    */tokens_per_s, fault/*, episode/invalid_share, user/requests and
+    user/retries, */programs (compiled so far), */padding (share). Of several
+    gyms the score is the macro score, "-" where a gym has no valid episode to
+    tell from.
 
     Args:
       stage: of the step.
@@ -183,7 +184,10 @@ def _line_parts(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     own = int(sum(counts[f] or 0 for f in counts if f.is_valid))
     other = int(sum(counts[f] or 0 for f in counts if not f.is_valid))
     style = "bold red" if other else ""
-    parts.append((f"faults {other} (+{own} of the agent)", style))
+    text = f"faults {other}"
+    if other and "episode/invalid_share" in values:
+      text += f", {values['episode/invalid_share']:.1%} of episodes invalid"
+    parts.append((f"{text} (+{own} of the agent)", style))
   if "user/requests" in values:
     text = f"user {int(values['user/requests'])} requests"
     if values.get("user/retries"):
