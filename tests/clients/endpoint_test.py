@@ -295,6 +295,8 @@ def test_a_bad_request_is_the_set_up_until_one_was_answered():
     ({"base_url": "localhost:8000/v1#pass"}, "without . or #"),
     ({"api_key_env": "sk-pass"}, "user.api_key_env must name a variable"),
     ({"api_key_env": "PÄSS"}, "user.api_key_env must name a variable"),
+    ({"api_key_env": "hf_pass1234"}, "user.api_key_env must name a variable"),
+    ({"api_key_env": "gsk_pass1"}, "user.api_key_env must name a variable"),
     ({"base_url": "https://models.example/v1"}, KEY_ENV),
     ({"base_url": ""}, KEY_ENV),
     ({"base_url": "https://8.8.8.8/v1"}, KEY_ENV),

@@ -26,7 +26,7 @@ from userrl_jax.gyms.search import generate
 from userrl_jax.gyms.search import web
 from userrl_jax.gyms.search import world
 
-KEY = "k-3f9a-secret"
+KEY = "hf_3f9aSecret"
 RESULTS = {
   "organic": [
     {"title": "Lutetia", "snippet": "A town on the Seine.", "position": 1},

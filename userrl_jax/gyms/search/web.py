@@ -31,7 +31,8 @@ _FIRST_WAIT_S = 0.25  # before the second try; doubles with each
 _RETRIED = (408, 429)  # and everything from 500
 _ABOUT_SETUP = (401, 403, 404)
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+# No small letters: many a key (hf_aB1, gsk_x) would pass for a name with them.
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 _Pool = tuple[httpx2.AsyncClient, AsyncGenerator[None, None]]
 _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = (
@@ -232,7 +233,7 @@ def _check_url(web_url: str) -> None:
 def _key(api_key_env: str) -> str:
   if not _VARIABLE.fullmatch(api_key_env):
     raise types.SetupError(  # not shown: it may be the key itself
-      "gyms.search.api_key_env must name a variable (letters, digits and _), "
+      "gyms.search.api_key_env must name a variable (A-Z, digits and _), "
       "got something else; put the key into a variable and name that one"
     )
   key = os.environ.get(api_key_env, "").strip()
