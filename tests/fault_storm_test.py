@@ -169,7 +169,7 @@ def test_no_spoiled_episode_reaches_loss_or_baseline(tmp_path, root):
     assert n["rollout/num_valid"] <= n["episode/num"] - of_others
     assert n["fault/gym_error"] == n["fault/engine_error"] == 0
   # From the saved trajectories: what was learned from, and compared with.
-  num_invalid, num_changed, num_lone = 0, 0, 0
+  num_invalid, num_changed = 0, 0
   for step, records in played.items():
     for record in records:
       kinds = [turn["fault"] for turn in record["turns"]]
@@ -178,13 +178,12 @@ def test_no_spoiled_episode_reaches_loss_or_baseline(tmp_path, root):
       num_invalid += not record["valid"]
     compared = with_others(records)
     assert numbers[step]["rollout/num_valid"] == len(compared)
-    num_lone += sum(r["valid"] for r in records) - len(compared)
     want = [numbers[step][name] for name in NAMES]
     np.testing.assert_allclose(learned(records), want, atol=1e-5)
     with_them = learned(records, is_valid=True)
     num_changed += not np.allclose(with_them, want, atol=1e-3)
   assert list(played) == list(range(20))
-  assert num_invalid > 30 and num_changed >= 10 and num_lone > 0
+  assert num_invalid > 30 and num_changed >= 10
   # And there was something to learn.
   assert max(n["train/grad_norm"] for n in numbers.values()) > 1e-3
 
