@@ -108,9 +108,9 @@ class User:
   num_retries: int = 2  # of a request that failed on the way
   num_reasks: int = 2  # of a reply that is no verdict
   structured: bool = False  # ask for a verdict's JSON schema, where it can
-  max_concurrent: int = 32  # requests under way, of all roles together
-  requests_per_minute: int = 0  # of all roles together; 0 is no limit
-  tokens_per_minute: int = 0  # in and out, of all roles; 0 is no limit
+  max_concurrent: int = 32  # requests under way, of all roles and hosts
+  requests_per_minute: int = 0  # of all roles and hosts; 0 is no limit
+  tokens_per_minute: int = 0  # in and out, of all of them; 0 is no limit
   # Wait so long for an endpoint that is down; 0: its episodes are invalid.
   max_outage_s: float = 0.0
   usd_per_million_in: float = 0.0  # price of tokens that the model reads

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 import contextlib
 import dataclasses
 import pathlib
+from typing import Any
 
 from userrl_jax import config
 from userrl_jax import types
@@ -185,6 +186,26 @@ def opened(
 async def check(settings: config.User) -> None:
   """Asks an endpoint for one word; see `User.check`."""
   await User(settings).check()
+
+
+def of_host(settings: config.User, num_hosts: int) -> config.User:
+  """Returns the settings of one of several hosts: its share of the limits.
+
+  What is left over is nobody's, so that all together stay within them.
+
+  Raises:
+    types.SetupError: when a limit is too low to be shared.
+  """
+  shares: dict[str, Any] = {}
+  for name in ("max_concurrent", "requests_per_minute", "tokens_per_minute"):
+    limit = getattr(settings, name)
+    if 0 < limit < num_hosts:
+      raise types.SetupError(
+        f"user.{name} must be at least the number of hosts, {num_hosts}, each "
+        f"of which takes its share, got {limit}; raise it, or use fewer hosts"
+      )
+    shares[name] = limit // num_hosts
+  return dataclasses.replace(settings, **shares)
 
 
 def agent_settings(
