@@ -79,7 +79,7 @@ def test_evaluations_and_demonstrations_tell_their_own(user, agent, said):
   tasks = [
     python_types.SimpleNamespace(gym=gym) for gym in some.config.gyms.names
   ]
-  text = forecast.text_of_episodes(some.config, tasks, 8)
+  text = forecast.text_of_episodes(some, tasks, 8)
   assert text.startswith(said) and bool(text) == bool(said)
   usd = 40 * 256 * 10 * (user != "scripted") + 80 * 50 * 100 * (
     agent == "endpoint"

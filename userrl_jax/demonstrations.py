@@ -82,7 +82,7 @@ def make(parts: assembly.Parts, command: flags.Command) -> dict[str, Any]:
     pinned["noise"] = c.cold_start.noise
     path = parts.folder / "episodes" / "demonstrations.jsonl"
     kept = kept_episodes.KeptEpisodes(path, pinned, tasks)
-  run.tell(forecast.text_of_episodes(c, tasks, c.cold_start.num_tries))
+  run.tell(forecast.text_of_episodes(parts, tasks, c.cold_start.num_tries))
   if len(kept):
     run.tell(f"{len(kept)} episodes were played already")
   try:

@@ -58,7 +58,7 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
     name, step = _what(config)
     params = assembly.first_params(parts, step=step) if is_policy else None
   num_attempts = _num_members(config.evaluation)
-  run.tell(forecast.text_of_episodes(config, tasks, num_attempts))
+  run.tell(forecast.text_of_episodes(parts, tasks, num_attempts))
   run.show_evaluation(evaluate(parts, params, tasks, name))
 
 

@@ -48,7 +48,7 @@ def calls(
       episodes[stage.name] = (
         stage.num_steps * stage.per_step * c.grpo.group_size * (1 + rounds)
       )
-    episodes |= _of_looks(c, stage)
+    episodes |= _of_looks(parts, stage)
   e = c.evaluation
   played = c.gyms.names + e.held_out_gyms
   one = e.num_tasks * len(e.splits) * len(played) * e.num_attempts
@@ -59,8 +59,9 @@ def calls(
   return {name: n * c.gyms.max_turns for name, n in asked.items()}
 
 
-def _of_looks(c: config_lib.Config, stage: stages.Stage) -> dict[str, int]:
+def _of_looks(parts: assembly.Parts, stage: stages.Stage) -> dict[str, int]:
   """Returns episodes of tasks that are held back, to look at a stage."""
+  c = parts.config
   num_tasks = c.selection.num_tasks * len(c.gyms.names)
   if num_tasks and stage.name in selection_rules.PLAYING:
     num_looks = math.ceil(stage.num_steps / c.selection.play_every)
@@ -71,21 +72,22 @@ def _of_looks(c: config_lib.Config, stage: stages.Stage) -> dict[str, int]:
 
 
 def of_episodes(
-  config: config_lib.Config, tasks: Sequence[types.Task], num_attempts: int
+  parts: assembly.Parts, tasks: Sequence[types.Task], num_attempts: int
 ) -> dict[str, int]:
   """Returns the calls of an evaluation, or of demonstrations, by who is asked.
 
   Args:
-    config: of the run.
+    parts: of the run; its config is enough.
     tasks: that are played.
     num_attempts: at each.
   """
+  config = parts.config
   num_turns = num_attempts * config.gyms.max_turns
   of: dict[str, int] = {}
   if config.user.kind != "scripted":
     is_apart = config.judge.model != ""
     each = sum(gyms.max_asked(task.gym, is_apart) for task in tasks)
-    of[_who(config)] = each * num_turns
+    of[_who(config.judge)] = each * num_turns
   if config.evaluation.agent == "endpoint":
     of[AGENT] = len(tasks) * num_turns
   return of
@@ -98,35 +100,39 @@ def _calls_a_turn(names: Sequence[str], is_apart: bool) -> float:
 
 def text(parts: assembly.Parts, plan: Sequence[stages.Stage]) -> str:
   """Returns the forecast of a run in one line, "" where rules answer."""
-  of, c = calls(parts, plan), parts.config
-  parts_of = ", ".join(f"{name} {n:,}" for name, n in of.items())
-  return _line(c, {_who(c): sum(of.values())}, f" ({parts_of})") if of else ""
+  of = calls(parts, plan)
+  detail = f" ({', '.join(f'{name} {n:,}' for name, n in of.items())})"
+  asked = {_who(parts.config.judge): sum(of.values())}
+  return _line(parts, asked, detail) if of else ""
 
 
 def text_of_episodes(
-  config: config_lib.Config, tasks: Sequence[types.Task], num_attempts: int
+  parts: assembly.Parts, tasks: Sequence[types.Task], num_attempts: int
 ) -> str:
   """Returns that of `of_episodes` in one line, "" where nobody is asked."""
-  of = of_episodes(config, tasks, num_attempts)
-  return _line(config, of) if of else ""
+  of = of_episodes(parts, tasks, num_attempts)
+  return _line(parts, of) if of else ""
 
 
-def _who(c: config_lib.Config) -> str:
-  return "user and judge" if c.judge.model else "the user"
+def _who(judge: config_lib.Judge) -> str:
+  return "user and judge" if judge.model else "the user"
 
 
-def _line(c: config_lib.Config, of: Mapping[str, int], detail: str = "") -> str:
+def _line(
+  parts: assembly.Parts, of: Mapping[str, int], detail: str = ""
+) -> str:
   """Returns a forecast with the price of what is written.
 
   What the model reads has no bound here: prompts are made as the run goes on.
   """
+  c = parts.config
   said = " and ".join(f"{n:,} calls of {who}" for who, n in of.items())
   line = f"at most {said}, unless something is asked again{detail}"
   priced: list[config_lib.User | config_lib.Judge] = [c.user]
   if c.judge.model:
     priced.append(c.judge)
   dearest = {
-    _who(c): max(s.max_tokens * s.usd_per_million_out for s in priced),
+    _who(c.judge): max(s.max_tokens * s.usd_per_million_out for s in priced),
     AGENT: c.rollout.max_tokens_per_turn * c.agent.usd_per_million_out,
   }
   if any(dearest[who] for who in of):

@@ -1,12 +1,12 @@
 """A person takes either chair of a gym, in a terminal.
 
 `python -m userrl_jax.play --gym=turtle --seat=agent` lets a person play
-held-out tasks against the user of `--config`; without one, `play_recipe` has rules. With
-`--seat=user` a person answers the agent of `evaluation.agent`: the policy of
-`init_from`, the oracle or canned moves. `--num_tasks` says how many tasks are
-played (gyms and splits take turns), `--first_task` how many are left out
-before. An episode is that of an evaluation: the same tasks, seeds, limits and
-rewards. Out:
+held-out tasks against the user of `--config`; without one, `play_recipe` has
+rules. With `--seat=user` a person answers the agent of `evaluation.agent`: the
+policy of `init_from`, the oracle or canned moves. `--num_tasks` says how many
+tasks are played (gyms and splits take turns), `--first_task` how many are left
+out before. An episode is that of an evaluation: the same tasks, seeds, limits
+and rewards. Out:
 
   plays/<name>.json                         command, config, who sat where
   transcripts/evaluation_<name>.jsonl       the dialogues, after each of them
