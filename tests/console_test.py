@@ -140,7 +140,12 @@ def test_table_of_evaluations():
   assert "0.450 to 0.550" in text and "0.000 to 1.000" in text  # bounds
   assert "tasks only" not in text
   (mean,) = [line for line in text.splitlines() if "mean of gyms" in line]
-  assert mean.split()[-2:] == ["-", "-"]  # tau has nothing to tell from
+  score, between, *bounds = mean.partition("mean of gyms")[2].split()
+  assert score == between == "-"  # tau has nothing to tell from
+  assert (
+    len(bounds) == 4 and bounds[2] == "to"
+  )  # which can be told all the same
+  assert float(bounds[1]) < float(bounds[3])
 
 
 def test_table_tells_splits_and_the_mean_of_gyms():
@@ -163,7 +168,9 @@ def test_table_tells_splits_and_the_mean_of_gyms():
   )
   assert head[-6:] == ["fresh", "tasks", "only", "test", "tasks", "only"]
   assert function[-2:] == ["0.625", "-"] and travel[-2:] == ["-", "0.375"]
-  assert mean[1:] == ["mean", "of", "gyms", "0.600", "0.550", "to", "0.650"]
+  assert mean[1:7] == ["mean", "of", "gyms", "0.600", "0.550", "to"]
+  # Two are invalid: the mean if they scored 0 is 0.45, and if 1, 0.55.
+  assert mean[7:] == ["0.650", "2", "0.450", "to", "0.550"]
 
 
 def test_table_has_held_out_gyms_apart():

@@ -119,13 +119,21 @@ class Console:
       macro = group["macro"]
       if len(group["gyms"]) > 1:
         known = macro["score"] is not None
-        table.add_row(
+        own = list(group["gyms"].values())
+        row = [
           stage,
           mean,
           _score(macro),
           f"{macro['low']:.3f} to {macro['high']:.3f}" if known else "-",
-          style="bold",
-        )
+        ]
+        if any(e["invalid"] for e in own):
+          low, high = (
+            _mean(e[f"score_if_invalid_{value}"] for e in own)
+            for value in (0, 1)
+          )
+          num_invalid = str(sum(e["invalid"] for e in own))
+          row += ["", "", "", num_invalid, f"{low:.3f} to {high:.3f}"]
+        table.add_row(*row, style="bold")
     self.print(table)
     self._show_profiles(summaries[-1])
 
