@@ -231,6 +231,10 @@ def _users(config: config_lib.Config) -> Iterator[Line]:
     if len(asked) > 1:
       answered = f"answered, all {len(asked)} in {seconds:.2f} s"
     yield Line(OK, role, f"{settings.model} at {where} {answered}")
+  if asked and not config.user.max_outage_s:
+    message = "user.max_outage_s is 0: while an endpoint is down, all episodes "
+    message += "are invalid and the run soon stops; set 600 to wait for it"
+    yield Line(WARN, "outages", message)
   if config.user.kind == "local":
     message = f"the model of {config.user.model} answers in this process"
     yield Line(OK, "user", message)
