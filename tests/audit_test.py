@@ -6,6 +6,8 @@ import random
 
 import pytest
 
+from tests.clients import episodes
+from tests.clients import server
 from userrl_jax import audit
 from userrl_jax import audit_rows
 from userrl_jax import config as config_lib
@@ -53,9 +55,11 @@ def _played(users, num_attempts=1):
   return [metrics.trajectory_record(t) for g in groups for t in g.trajectories]
 
 
-def _written(folder, records):
+def _written(folder, records, user=None):
   (folder / "transcripts").mkdir(parents=True)
-  config = config_fields.to_dict(_config())
+  c = _config()
+  c.user = user or c.user
+  config = config_fields.to_dict(c)
   (folder / "config.json").write_text(json.dumps(config))
   lines = "".join(json.dumps(r) + "\n" for r in records)
   (folder / "transcripts" / "evaluation_x.jsonl").write_text(lines)
@@ -115,7 +119,10 @@ def test_a_leak_is_told_from_what_came_too_early(tmp_path, travel):
   told = travel["turns"][wishes[-1]]["observation"]
   early = json.loads(json.dumps(travel))
   early["turns"][0]["observation"] += f" {told}"
+  folder = tmp_path / "early" / "transcripts" / "evaluation_x.jsonl"
   (row,) = _rows(tmp_path / "early", [early]).values()
+  linked = audit_rows.table([row], tmp_path)
+  assert f"[{folder}:1](early/transcripts/evaluation_x.jsonl#L1) t" in linked
   assert _kinds(row) == {"premature"}
   assert row.findings[0].place.endswith("evaluation_x.jsonl:1")
   cut = json.loads(json.dumps(early))
@@ -160,6 +167,59 @@ def test_consistency_counts_pairs_over_episodes(tmp_path):
   (row,) = _rows(tmp_path, records).values()
   assert row.consistency == (pytest.approx(1 / 3), 3)
   assert row.diversity == pytest.approx(3 / 4)
+
+
+ASKED_TWICE = [
+  # (user, share of pairs in the same words, of distinct replies)
+  (server.telepathy_answer, (1.0, 1.0), (0.0, 0.15)),
+  (episodes.moody_in_order(), (0.1, 0.6), (0.0, 0.15)),
+  ("rules", (1.0, 1.0), (0.0, 0.15)),
+]
+
+
+@pytest.mark.parametrize(("answer", "same", "distinct"), ASKED_TWICE)
+def test_the_same_is_asked_twice(tmp_path, answer, same, distinct, capsys):
+  questions = [(f"Is it of the kind {n}?", "Yes.") for n in range(6)]
+  records = [_telepathy(*questions) for _ in range(12)]
+  file = tmp_path / "audit.json"
+  with server.Server(answer) as running:
+    user = None if answer == "rules" else episodes.user(running.base_url)
+    folder = _written(tmp_path / "run", records, user)
+    assert audit.main([str(folder), "--probe=40", "--json", str(file)]) == 0
+  (row,) = json.loads(file.read_text())
+  found = row["probe"]["shares"]
+  assert len(row["probe"]["pairs"]) == 40 and not row["probe"]["num_failed"]
+  assert same[0] <= found["same words"] <= same[1]
+  assert found["same outcome"] >= found["same words"]
+  if answer != "rules":  # which have no answer to such questions
+    assert same[0] <= found["same yes or no"] <= same[1]
+  assert distinct[0] < found["distinct"] <= distinct[1]
+  if answer != "rules":  # every reply was asked for, and each by itself
+    fences = [r.body["messages"][0]["content"] for r in running.log]
+    assert len(set(fences)) == len(fences) == 81  # with the first word
+  printed = capsys.readouterr().out
+  name = "rules" if answer == "rules" else "small"
+  assert f"| {folder} | {name} | telepathy | 40 | 0 | " in printed
+
+
+def test_a_question_that_fails_is_told(tmp_path):
+  questions = [("Is it so?", "Yes."), ("Is it not?", "Yes.")]
+  with server.Server(server.telepathy_answer, script=["", "500"]) as running:
+    user = episodes.user(running.base_url, num_retries=0)
+    folder = _written(tmp_path, [_telepathy(*questions)], user)
+    (row,) = audit.audit([folder], 5)
+  assert row.probe.num_failed == 1 and len(row.probe.pairs) == 1
+
+
+def test_users_that_cannot_be_asked_end_it(tmp_path, capsys):
+  with server.Server(server.telepathy_answer) as running:
+    url = running.base_url
+  user = episodes.user(url, num_retries=0)
+  folder = _written(tmp_path, [_telepathy(("Is it so?", "Yes."))], user)
+  assert audit.main([str(folder), "--probe=1"]) == 2
+  assert "the endpoint of section user must answer" in capsys.readouterr().err
+  assert audit.main([str(folder), "--probe=-1"]) == 2
+  assert "--probe must be at least 0, got -1" in capsys.readouterr().err
 
 
 def test_a_stopped_leak_is_counted(tmp_path):

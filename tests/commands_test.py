@@ -111,8 +111,8 @@ def _check_entry(module: str, arguments: list[str]) -> None:
     parse_args(self, argv, namespace)
     raise _Parsed
 
-  def parse_only(argv, own=None):
-    parse(argv, own)
+  def parse_only(*given):
+    parse(*given)
     raise _Parsed
 
   with pytest.MonkeyPatch.context() as patch:

@@ -372,6 +372,16 @@ def test_arms_have_what_they_are_compared_by(stages, changes, field):
 
 
 ENDPOINT = {"user.kind": "endpoint", "user.model": "m"}
+JUDGED = {  # by a model that costs nothing as far as the config says
+  "budget.max_usd": 1.0,
+  "user.usd_per_million_out": 1.0,
+  "judge.model": "big",
+}
+AGENT = {
+  "evaluation.agent": "endpoint",
+  "agent.model": "m",
+  "budget.max_usd": 1.0,
+}
 RECORDED = {"recording.mode": "record", "recording.file": "answers.sqlite"}
 
 
@@ -390,6 +400,10 @@ RECORDED = {"recording.mode": "record", "recording.file": "answers.sqlite"}
       ENDPOINT | {"budget.max_usd": 1.0, "user.usd_per_million_out": 1.0},
       None,
     ),
+    (ENDPOINT | JUDGED, "budget.max_usd"),
+    (ENDPOINT | JUDGED | {"judge.usd_per_million_in": 1e-9}, None),
+    (AGENT | {"user.usd_per_million_in": 1.0}, "budget.max_usd"),
+    (AGENT | {"agent.usd_per_million_in": 1.0}, None),
     (ENDPOINT | {"judge.model": "big", "judge.temperature": 1.0}, None),
     (ENDPOINT | {"judge.temperature": 1.0}, "judge.temperature"),
     ({"judge.model": "big"}, "judge.model"),

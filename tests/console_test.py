@@ -27,6 +27,7 @@ NUMBERS = {
   "fault/truncated": 1.0,
   "fault/user_timeout": 2.0,
   "fault/function/user_timeout": 2.0,
+  "episode/invalid_share": 2 / 64,
   "user/requests": 96.0,
   "user/retries": 3.0,
   "engine/programs": 7,
@@ -45,7 +46,8 @@ def test_the_line_of_a_step():
   body = (
     "score 0.500 (function 0.25, travel 0.75) success 30% | loss 0.0123 | "
     "logprob gap 3e-07 | turns 3.14 | 1,234 tokens/s | "
-    "faults 2 (+4 of the agent) | user 96 requests (3 again) | programs 9 | "
+    "faults 2, 3.1% of episodes invalid (+4 of the agent) | "
+    "user 96 requests (3 again) | programs 9 | "
     "padding engine 12%, batch 50%"
   )
   assert lines == [
@@ -72,6 +74,10 @@ def test_says_only_what_it_knows():
       "score - (a 0.00, b -, c 1.00) success 50%",
     ),
     ({"fault/a/gym_error": 1}, ""),
+    (
+      {"fault/truncated": 1, "episode/invalid_share": 0},
+      "faults 0 (+1 of the agent)",
+    ),
   ],
 )
 def test_a_gym_without_a_valid_episode_is_not_averaged_away(numbers, line):
@@ -134,7 +140,12 @@ def test_table_of_evaluations():
   assert "0.450 to 0.550" in text and "0.000 to 1.000" in text  # bounds
   assert "tasks only" not in text
   (mean,) = [line for line in text.splitlines() if "mean of gyms" in line]
-  assert mean.split()[-2:] == ["-", "-"]  # tau has nothing to tell from
+  score, between, *bounds = mean.partition("mean of gyms")[2].split()
+  assert score == between == "-"  # tau has nothing to tell from
+  assert (
+    len(bounds) == 4 and bounds[2] == "to"
+  )  # which can be told all the same
+  assert float(bounds[1]) < float(bounds[3])
 
 
 def test_table_tells_splits_and_the_mean_of_gyms():
@@ -157,7 +168,9 @@ def test_table_tells_splits_and_the_mean_of_gyms():
   )
   assert head[-6:] == ["fresh", "tasks", "only", "test", "tasks", "only"]
   assert function[-2:] == ["0.625", "-"] and travel[-2:] == ["-", "0.375"]
-  assert mean[1:] == ["mean", "of", "gyms", "0.600", "0.550", "to", "0.650"]
+  assert mean[1:7] == ["mean", "of", "gyms", "0.600", "0.550", "to"]
+  # Two are invalid: the mean if they scored 0 is 0.45, and if 1, 0.55.
+  assert mean[7:] == ["0.650", "2", "0.450", "to", "0.550"]
 
 
 def test_table_has_held_out_gyms_apart():

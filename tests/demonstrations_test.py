@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -202,7 +203,9 @@ def test_what_cannot_demonstrate_is_refused(oracle):
       demonstrations.check(dataclasses.replace(parts, config=config))
 
 
-def test_an_endpoint_demonstrates_and_is_evaluated_and_replayed(tmp_path):
+def test_an_endpoint_demonstrates_and_is_evaluated_and_replayed(
+  tmp_path, capsys
+):
   with server.Server(guesser.answer, 0.1, faults=("error", "drop")) as running:
     agent = config_lib.Agent("Org/m 1", running.base_url)
     config = make_config(tmp_path / "run", "endpoint", agent=agent)
@@ -223,6 +226,15 @@ def test_an_endpoint_demonstrates_and_is_evaluated_and_replayed(tmp_path):
     spent = json.loads((parts.folder / "budget.json").read_text())["spent"]
     assert {of["role"] for of in spent} == {"agent"}
     assert sum(of["calls"] for of in spent) == len(running.log)
+    num_failed = sum(bool(request.fault) for request in running.log)
+    said = re.findall(
+      "at most (.*) calls of the agent", capsys.readouterr().out
+    )
+    # What was played again in place of a failure was not foretold; nor was the
+    # evaluation, which only the command of that name tells.
+    of_evaluation = len(tasks) * config.gyms.max_turns
+    num_asked = len(running.log) - num_failed - 1  # the first word
+    assert 0.5 < num_asked / (int(said[0]) + of_evaluation) <= 1
   again = dataclasses.replace(config, out_dir=str(tmp_path / "again"))
   again.recording = dataclasses.replace(config.recording, mode="replay")
   parts_again = assembly.build(again)  # there is no endpoint any more

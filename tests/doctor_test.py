@@ -121,6 +121,16 @@ def test_a_live_endpoint_is_measured(config, monkeypatch):
   assert "of 7 tokens in and 3 out" in whole and f"${7 * calls:,.2f}" in whole
 
 
+@pytest.mark.parametrize(("seconds", "warns"), [(0.0, True), (600.0, False)])
+def test_who_does_not_wait_for_an_endpoint_is_warned(config, seconds, warns):
+  config.gyms.names = ("telepathy",)
+  with server.Server(server.telepathy_answer) as running:
+    url = running.base_url
+    lines = examined(with_endpoint(config, url, max_outage_s=seconds))
+  assert ("outages" in lines) == warns
+  assert not warns or lines["outages"].status == "warn"
+
+
 def unparsable(messages):
   return "ready" if len(messages) == 1 else "Yes, it is."
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -43,6 +44,7 @@ def make_config(folder, base_url, **changes):
   c.grpo.group_size = 4
   c.evaluation.num_tasks = 2
   c.checkpoint.every_steps = 100
+  c.checkpoint.transcripts_every = 1
   for path, value in changes.items():
     section, name = path.split("__")
     setattr(getattr(c, section), name, value)
@@ -135,6 +137,8 @@ def test_a_recorded_run_is_played_again_offline(tmp_path, root):
     x.tobytes() for x in map(np.asarray, same)
   ]
   assert written == same_written and len(written[1]) == 3
+  told = [json.loads(x) for x in written[1]["grpo.jsonl"].splitlines()]
+  assert {record["step"] for record in told} == {0, 1, 2}
   # Or the replay would show little: the policy has asked, and faults occurred.
   assert sum(line["user/requests"] for line in of_grpo(first)) > 10
   assert sum(line["user/replayed"] for line in of_grpo(again)) > 10
@@ -161,10 +165,17 @@ def test_a_spent_budget_stops_with_a_checkpoint_and_goes_on(tmp_path, root):
     assert len(running.log) == 10
     config.budget.max_calls = 10_000
     whole = make_config(tmp_path / "whole", running.base_url, **changes)
-    assert run(whole, root).returncode == 0
+    done = run(whole, root)
+    assert done.returncode == 0
+    foretold = re.search(
+      r"^at most ([\d,]+) calls of the user", done.stdout, re.M
+    )
     per_iteration = [line["user/requests"] for line in of_grpo(whole)]
     of_all = json.loads((tmp_path / "whole" / "budget.json").read_text())
-    num_others = sum(x["calls"] for x in of_all["spent"]) - sum(per_iteration)
+    num_all = sum(x["calls"] for x in of_all["spent"])
+    # The first word is not of the run, and nothing was asked again.
+    assert 0.2 < (num_all - 1) / int(foretold[1].replace(",", "")) <= 1
+    num_others = num_all - sum(per_iteration)
     running.log.clear()
     # Half-way by cost, and room for the most that one more call may cost.
     num_half = 10 + num_others + sum(per_iteration[:2])

@@ -28,6 +28,7 @@ def test_calls_are_tasks_times_group_times_turns():
   some = parts(kind="endpoint", model="m", usd_per_million_out=10.0)
   plan = stages.plan(some)
   assert forecast.calls(some, plan) == {
+    "the tokenizer": 12 * 5,
     "dialogues of base": 50 * 5,
     "dialogues of cold_start": 20 * 3 * 5,  # of continued as well
     "grpo": 7 * 4 * 8 // 2 * 5,
@@ -35,9 +36,55 @@ def test_calls_are_tasks_times_group_times_turns():
   }
   some.config.budget.max_usd = 2.5
   text = forecast.text(some, plan)
-  assert text.startswith("at most 1,310 calls") and "grpo 560" in text
-  assert "at most $3.35 for what is written" in text  # 256 tokens a call
+  assert text.startswith("at most 1,370 calls") and "grpo 560" in text
+  assert "at most $3.51 for what is written" in text  # 256 tokens a call
   assert text.endswith("budget: 2.5 dollars")
+
+
+def test_looks_and_refills_are_plays_too():
+  some = parts(kind="endpoint", model="m")
+  some.config.tokenizer.folder = "somewhere"  # nobody is asked for its sake
+  plan = stages.plan(some)
+  before = forecast.calls(some, plan)
+  assert "the tokenizer" not in before
+  some.config.selection = config_lib.config_selection.Selection(
+    num_tasks=6, play_every=3
+  )
+  some.config.grpo.flat_groups, some.config.grpo.refill_rounds = "refill", 2
+  assert forecast.calls(some, plan) == before | {
+    "grpo": 3 * before["grpo"],
+    "looks at grpo": 3 * 6 * 5,  # after 3, 6 and the last of 7
+    "dialogues to look at": 6 * 3 * 5,
+  }
+
+
+@pytest.mark.parametrize(
+  ("user", "agent", "said"),
+  [
+    ("scripted", "policy", ""),
+    ("scripted", "endpoint", "at most 80 calls of the agent, "),
+    ("endpoint", "policy", "at most 40 calls of the user, "),
+    (
+      "endpoint",
+      "endpoint",
+      "at most 40 calls of the user and 80 calls of the agent, ",
+    ),
+  ],
+)
+def test_evaluations_and_demonstrations_tell_their_own(user, agent, said):
+  some = parts(kind=user, model="m", usd_per_million_out=10.0)
+  some.config.evaluation.agent = agent
+  some.config.agent.usd_per_million_out = 100.0
+  some.config.rollout.max_tokens_per_turn = 50
+  tasks = [
+    python_types.SimpleNamespace(gym=gym) for gym in some.config.gyms.names
+  ]
+  text = forecast.text_of_episodes(some, tasks, 8)
+  assert text.startswith(said) and bool(text) == bool(said)
+  usd = 40 * 256 * 10 * (user != "scripted") + 80 * 50 * 100 * (
+    agent == "endpoint"
+  )
+  assert not said or f"at most ${usd / 1e6:.2f} for what is written" in text
 
 
 def test_held_out_gyms_are_asked_in_evaluations_only():

@@ -406,3 +406,27 @@ def test_a_policy_plays_with_a_person(root, sit, tmp_path):
   (record,) = _records(tmp_path, "person_with_grpo@7_1")
   assert record["valid"] and record["num_sampled"] > 0
   assert "not won in " in out
+
+
+@pytest.mark.parametrize(
+  ("seat", "typed"),
+  [("agent", "action\nIs it dark?\nquit\n"), ("user", "quit\n")],
+)
+def test_the_command_alone_is_enough(root, tmp_path, seat, typed):
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "userrl_jax.play"),
+      *("--gym=turtle", f"--seat={seat}"),
+    ],
+    input=typed,
+    cwd=tmp_path,
+    env=dict(os.environ) | {"PYTHONPATH": str(root)},
+    capture_output=True,
+    text=True,
+    timeout=100,
+  )
+  assert done.returncode == 0, done.stderr
+  (path,) = (tmp_path / "runs" / "play" / "transcripts").iterdir()
+  (record,) = map(json.loads, path.read_text().splitlines())
+  assert record["gym"] == "turtle" and record["fault"] == "cancelled"
+  assert seat == "user" or len(record["turns"]) >= 1

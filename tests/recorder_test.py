@@ -124,6 +124,18 @@ def test_a_folder_of_another_config_is_refused(parts):
   recorder.Recorder(dataclasses.replace(parts, config=config), COMMAND)
 
 
+@pytest.mark.parametrize(
+  ("every", "steps"), [(1, [*range(12)]), (5, [0, 5, 10]), (12, [0])]
+)
+def test_dialogues_are_kept_of_every_nth_step(parts, every, steps):
+  settings = dataclasses.replace(
+    parts.config.checkpoint, transcripts_every=every
+  )
+  config = dataclasses.replace(parts.config, checkpoint=settings)
+  run = recorder.Recorder(dataclasses.replace(parts, config=config), COMMAND)
+  assert [s for s in range(12) if run.keeps_dialogues(s)] == steps
+
+
 def test_a_folder_where_nothing_ran_takes_any_config(parts):
   recorder.Recorder(parts, COMMAND)
   config = dataclasses.replace(parts.config, seed=4)

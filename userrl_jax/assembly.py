@@ -106,7 +106,7 @@ def build(config: config_lib.Config) -> Parts:
     theirs = list(beside.devices.flat)
   models = host.local_models(config.user, config.judge, config.local, theirs)
   user = users.User(
-    config.user,
+    users.of_host(config.user, jax.process_count()),
     config.judge,
     config.budget,
     config.recording,

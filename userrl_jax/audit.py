@@ -4,7 +4,8 @@
 Markdown, for each kind of user and gym, what share of turns had one of
 `audit_rows.KINDS`, how consistent and how diverse replies were, where to read
 the first of each, and what agents did where they were refused; `--json FILE`
-writes all of them.
+writes all of them, `--markdown FILE` what is printed, with links to places.
+`--probe N` asks as well: N questions of each of these users and gyms, twice.
 
 What is true, and what may be told when, comes from playing the same moves again
 before the gym's own user by rules, which is exact for tasks that rules know.
@@ -27,7 +28,9 @@ from typing import Any
 from userrl_jax import audit_rows
 from userrl_jax import config_fields
 from userrl_jax import gyms
+from userrl_jax import probe
 from userrl_jax import provocations
+from userrl_jax import replies
 from userrl_jax import types
 from userrl_jax.gyms import base
 from userrl_jax.rollout import collect
@@ -35,7 +38,6 @@ from userrl_jax.users import profiles
 
 _MIN_ECHO = 5  # words that a sentence must have to be an echo
 _MIN_SECRET = 3  # letters of what can be told from chance
-_POLAR = re.compile(r"(?:^|[.!?:]\s+)(yes|no|y|n)(?=[.,]|$)", re.I)
 _DECLINES = re.compile(
   r"\b(?:i can(?:no|['’])t (?:help|answer|assist|continue)|as an ai\b"
   r"|i(?:['’]m| am) unable to|i(?:['’]m| am) sorry, but i"
@@ -60,7 +62,7 @@ class _Truth:
 
   @property
   def is_answer(self) -> bool:
-    return bool(polarity(self.text) or self.disclosed)
+    return bool(replies.polarity(self.text) or self.disclosed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,13 +73,26 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument("runs", type=pathlib.Path, nargs="+")
   parser.add_argument("--json", type=pathlib.Path, help="also write a file")
+  parser.add_argument(
+    "--markdown", type=pathlib.Path, help="also write what is printed"
+  )
+  parser.add_argument(
+    "--probe",
+    type=int,
+    default=0,
+    metavar="N",
+    help="ask so many questions of each user and gym again, twice, live",
+  )
   arguments = parser.parse_args(argv)
   try:
-    rows = audit(arguments.runs)
+    rows = audit(arguments.runs, arguments.probe)
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
-    return 2
+    return getattr(error, "exit_code", 2)
   print(audit_rows.table(rows))
+  if arguments.markdown:
+    text = audit_rows.table(rows, arguments.markdown.parent)
+    arguments.markdown.write_text(text + "\n")
   if arguments.json:
     arguments.json.write_text(
       json.dumps(audit_rows.to_dicts(rows), indent=2) + "\n"
@@ -85,14 +100,29 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def audit(runs: Sequence[pathlib.Path]) -> list[audit_rows.Row]:
+def audit(
+  runs: Sequence[pathlib.Path], num_probes: int = 0
+) -> list[audit_rows.Row]:
   """Audits all transcripts of runs.
 
+  Args:
+    runs: their folders.
+    num_probes: questions of each user and gym that are asked twice, see
+      `probe`; 0 asks nobody.
+
+  Returns:
+    A row for each run, kind of user and gym.
+
   Raises:
-    ValueError: when a run has no config or no transcripts, or a broken line.
+    ValueError: when a run has no config or no transcripts, or a broken line;
+      when users are to be asked and cannot be.
   """
-  rows: dict[tuple[str, str], audit_rows.Row] = {}
+  if num_probes < 0:
+    raise ValueError(f"--probe must be at least 0, got {num_probes}")
+  found = []
   for run in runs:
+    rows: dict[tuple[str, str], audit_rows.Row] = {}
+    played: dict[tuple[str, str], list[probe.Played]] = {}
     settings = _config(run)
     files = sorted((run / "transcripts").glob("*.jsonl"))
     if not files:
@@ -108,16 +138,26 @@ def audit(runs: Sequence[pathlib.Path]) -> list[audit_rows.Row]:
           record = json.loads(line)
           gym, profile = record["gym"], record.get("profile", "")
           user = f"{model} ({profile})" if profile else model
-          row = rows.setdefault((user, gym), audit_rows.Row(user, gym))
+          row = rows.setdefault(
+            (user, gym), audit_rows.Row(str(run), user, gym)
+          )
           task = tasks(gym, record["split"]).get(record["task"])
+          place = f"{path}:{number}"
+          if task is not None:
+            played.setdefault((user, gym), []).append((place, task, record))
           truths = asyncio.run(_truths(settings, task, record)) if task else []
-          _add(row, record, truths, f"{path}:{number}")
+          _add(row, record, truths, place)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
           raise ValueError(
             f"{path} line {number} must be a transcript, got "
             f"{type(error).__name__}: {error}"
           ) from error
-  return [rows[key] for key in sorted(rows)]
+    own = [rows[key] for key in sorted(rows)]
+    if num_probes:
+      of = {n: played.get(key, []) for n, key in enumerate(sorted(rows))}
+      probe.fill(settings, of, own, num_probes)
+    found += own
+  return found
 
 
 def of_episode(
@@ -130,15 +170,9 @@ def of_episode(
     task: that was played.
     record: its transcript.
   """
-  row = audit_rows.Row("", task.gym)
+  row = audit_rows.Row("", "", task.gym)
   _add(row, record, asyncio.run(_truths(settings, task, record)), task.id)
   return row
-
-
-def polarity(text: str) -> int:
-  """Returns 1 for a yes, -1 for a no, 0 for neither; the last one counts."""
-  found = _POLAR.findall(text)
-  return 0 if not found else 1 if found[-1].lower() in ("yes", "y") else -1
 
 
 def _config(run: pathlib.Path) -> Any:
@@ -230,7 +264,7 @@ def _add(
     kinds = set(_of_any(turn, said, truth if is_checked else None, at_end))
     if is_talk:
       content = action["content"]
-      question, polar = _plain(content), polarity(reply)
+      question, polar = replies.plain(content), replies.polarity(reply)
       if polar:
         if question in earlier:
           row.counts["repeated"] += 1
@@ -239,7 +273,7 @@ def _add(
         earlier.setdefault(question, polar)
         key = record["task"], question
         row.asked.setdefault(key, collections.Counter())[polar] += 1
-      row.replies[_plain(reply)] += 1
+      row.replies[replies.plain(reply)] += 1
       kinds |= set(_of_talk(content, reply, outcome))
       if is_checked and truth is not None:
         kinds |= set(_against(truth, reply, outcome))
@@ -272,7 +306,7 @@ def _of_talk(content: str, reply: str, outcome: str) -> Iterator[str]:
   """Yields the kinds that need no truth."""
   if _DECLINES.search(reply) or outcome == profiles.EVADED:
     yield "refusal"
-  asks, says = _plain(content), _plain(reply)
+  asks, says = replies.plain(content), replies.plain(reply)
   short, long = sorted((asks, says), key=len)
   if len(short.split()) >= _MIN_ECHO and f" {short} " in f" {long} ":
     yield "echo"
@@ -280,14 +314,14 @@ def _of_talk(content: str, reply: str, outcome: str) -> Iterator[str]:
 
 def _against(truth: _Truth, reply: str, outcome: str) -> Iterator[str]:
   """Yields the kinds in which a reply differs from what rules say."""
-  if polarity(reply) * polarity(truth.text) < 0 or (
+  if replies.polarity(reply) * replies.polarity(truth.text) < 0 or (
     truth.disclosed and outcome in _DENIALS
   ):
     yield "contradicts facts"
   elif (
     truth.is_answer
     and outcome != truth.outcome
-    and not polarity(reply)
+    and not replies.polarity(reply)
     and not any(_holds(reply, text) for text in truth.disclosed)
   ):
     yield "ignored"
@@ -295,13 +329,10 @@ def _against(truth: _Truth, reply: str, outcome: str) -> Iterator[str]:
 
 def _holds(text: str, secret: str) -> bool:
   """Returns whether a text holds a secret as whole words, in any case."""
-  words = _plain(secret)
-  return len(words) >= _MIN_SECRET and f" {words} " in f" {_plain(text)} "
-
-
-@functools.lru_cache(65536)
-def _plain(text: str) -> str:
-  return " ".join(re.findall(r"\w+", text.lower()))
+  words = replies.plain(secret)
+  return (
+    len(words) >= _MIN_SECRET and f" {words} " in f" {replies.plain(text)} "
+  )
 
 
 if __name__ == "__main__":

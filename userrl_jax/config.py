@@ -108,9 +108,9 @@ class User:
   num_retries: int = 2  # of a request that failed on the way
   num_reasks: int = 2  # of a reply that is no verdict
   structured: bool = False  # ask for a verdict's JSON schema, where it can
-  max_concurrent: int = 32  # requests under way, of all roles together
-  requests_per_minute: int = 0  # of all roles together; 0 is no limit
-  tokens_per_minute: int = 0  # in and out, of all roles; 0 is no limit
+  max_concurrent: int = 32  # requests under way, of all roles and hosts
+  requests_per_minute: int = 0  # of all roles and hosts; 0 is no limit
+  tokens_per_minute: int = 0  # in and out, of all of them; 0 is no limit
   # Wait so long for an endpoint that is down; 0: its episodes are invalid.
   max_outage_s: float = 0.0
   usd_per_million_in: float = 0.0  # price of tokens that the model reads
@@ -167,7 +167,7 @@ class Recording:
 class Budget:
   """What endpoints may cost in a run, resumed ones included; 0 is no limit."""
 
-  max_usd: float = 0.0  # at the prices of sections user and judge
+  max_usd: float = 0.0  # at the prices of sections user, judge and agent
   max_tokens: int = 0  # in and out
   max_calls: int = 0  # requests that were sent, retries included
 
@@ -361,11 +361,12 @@ class Evaluation:
 
 @dataclasses.dataclass
 class Checkpoint:
-  """What a killed run can come back to."""
+  """What a killed run can come back to, and what is kept to be read."""
 
   every_steps: int = 5  # of any stage, whose end is always kept; 0 is off
   every_minutes: float = 0.0  # since the last one, after a step; 0 is off
   keep: int = 2  # latest checkpoints kept a stage
+  transcripts_every: int = 5  # steps whose dialogues are kept; 1 keeps all
 
 
 @dataclasses.dataclass

@@ -51,9 +51,10 @@ class Console:
 
     Shows what is there of: score/*, success/*, train/loss,
     rollout/logprob_gap_max (sampled against recomputed), episode/turns,
-    */tokens_per_s, fault/*, user/requests and user/retries, */programs
-    (compiled so far), */padding (share). Of several gyms the score is the
-    macro score, "-" where a gym has no valid episode to tell from.
+    */tokens_per_s, fault/*, episode/invalid_share, user/requests and
+    user/retries, */programs (compiled so far), */padding (share). Of several
+    gyms the score is the macro score, "-" where a gym has no valid episode to
+    tell from.
 
     Args:
       stage: of the step.
@@ -118,13 +119,21 @@ class Console:
       macro = group["macro"]
       if len(group["gyms"]) > 1:
         known = macro["score"] is not None
-        table.add_row(
+        own = list(group["gyms"].values())
+        row = [
           stage,
           mean,
           _score(macro),
           f"{macro['low']:.3f} to {macro['high']:.3f}" if known else "-",
-          style="bold",
-        )
+        ]
+        if any(e["invalid"] for e in own):
+          low, high = (
+            _mean(e[f"score_if_invalid_{value}"] for e in own)
+            for value in (0, 1)
+          )
+          num_invalid = str(sum(e["invalid"] for e in own))
+          row += ["", "", "", num_invalid, f"{low:.3f} to {high:.3f}"]
+        table.add_row(*row, style="bold")
     self.print(table)
     self._show_profiles(summaries[-1])
 
@@ -183,7 +192,10 @@ def _line_parts(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     own = int(sum(counts[f] or 0 for f in counts if f.is_valid))
     other = int(sum(counts[f] or 0 for f in counts if not f.is_valid))
     style = "bold red" if other else ""
-    parts.append((f"faults {other} (+{own} of the agent)", style))
+    text = f"faults {other}"
+    if other and "episode/invalid_share" in values:
+      text += f", {values['episode/invalid_share']:.1%} of episodes invalid"
+    parts.append((f"{text} (+{own} of the agent)", style))
   if "user/requests" in values:
     text = f"user {int(values['user/requests'])} requests"
     if values.get("user/retries"):

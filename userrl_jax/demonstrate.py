@@ -39,6 +39,7 @@ MakeScript = Callable[[types.Task, random.Random], scripted.Script]
 
 # Tasks that a model answers in for the sake of the tokenizer alone.
 _NUM_ANSWERED = 12
+NUM_FOR_TOKENIZER = 2 * _NUM_ANSWERED  # episodes of them, of canned and oracle
 _NUM_COPIED_IDS = 100  # different ids in copies, the most frequent ones
 _PERIODS = range(3, 13)  # ids until a copy repeats itself
 _COPY_LENGTH = 120  # about that of a dialogue

@@ -22,6 +22,7 @@ from userrl_jax import collecting
 from userrl_jax import demonstrate
 from userrl_jax import exchange
 from userrl_jax import flags
+from userrl_jax import forecast
 from userrl_jax import gyms
 from userrl_jax import imported
 from userrl_jax import kept_episodes
@@ -81,6 +82,7 @@ def make(parts: assembly.Parts, command: flags.Command) -> dict[str, Any]:
     pinned["noise"] = c.cold_start.noise
     path = parts.folder / "episodes" / "demonstrations.jsonl"
     kept = kept_episodes.KeptEpisodes(path, pinned, tasks)
+  run.tell(forecast.text_of_episodes(parts, tasks, c.cold_start.num_tries))
   if len(kept):
     run.tell(f"{len(kept)} episodes were played already")
   try:

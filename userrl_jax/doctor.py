@@ -37,6 +37,7 @@ from userrl_jax import users
 from userrl_jax.chat import tokenizers
 from userrl_jax.clients import endpoint
 from userrl_jax.gyms import judging
+from userrl_jax.gyms.search import web
 from userrl_jax.models import published
 from userrl_jax.rollout import collect
 from userrl_jax.rollout import episode
@@ -103,7 +104,7 @@ def examine(config: config_lib.Config) -> Iterator[Line]:
     ("tokenizer", _tokenizer),
     ("devices", _devices),
     ("disk", _disk),
-    ("search", _search_key),
+    ("search key", _search_key),
     ("users", _users),
   )
   for subject, check in checks:
@@ -191,13 +192,11 @@ def _search_key(config: config_lib.Config) -> Iterator[Line]:
   search = config.gyms.search
   if search.source != "web" or "search" not in _played(config):
     return
-  if os.environ.get(search.api_key_env, "").strip():
-    yield Line(OK, "search key", f"{search.api_key_env} is set")
-  else:
-    message = f"set {search.api_key_env} to the key for {search.web_url}"
-    yield Line(
-      FAIL, "search key", f"{message}, or gyms.search.source to corpus"
-    )
+  if config.recording.mode == "replay":
+    yield Line(OK, "search key", "none is needed: a recording answers")
+    return
+  web.Web(search)  # refuses what is wrong with it
+  yield Line(OK, "search key", f"{search.api_key_env} is set")
 
 
 def _users(config: config_lib.Config) -> Iterator[Line]:
@@ -232,6 +231,10 @@ def _users(config: config_lib.Config) -> Iterator[Line]:
     if len(asked) > 1:
       answered = f"answered, all {len(asked)} in {seconds:.2f} s"
     yield Line(OK, role, f"{settings.model} at {where} {answered}")
+  if asked and not config.user.max_outage_s:
+    message = "user.max_outage_s is 0: while an endpoint is down, all episodes "
+    message += "are invalid and the run soon stops; set 600 to wait for it"
+    yield Line(WARN, "outages", message)
   if config.user.kind == "local":
     message = f"the model of {config.user.model} answers in this process"
     yield Line(OK, "user", message)

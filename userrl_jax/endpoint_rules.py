@@ -64,16 +64,15 @@ def rules(
   yield "recording.mode", rule, asks or is_agent or is_live
   rule = "given where recording.mode is not live, and only there"
   yield "recording.file", rule, is_live == (recording.file == "")
-  prices = (
-    user.usd_per_million_in,
-    user.usd_per_million_out,
-    judge.usd_per_million_in,
-    judge.usd_per_million_out,
-    agent.usd_per_million_in,
-    agent.usd_per_million_out,
-  )
-  rule = "0 unless tokens have a price (user.usd_per_million_in and _out)"
-  yield "budget.max_usd", rule, not budget.max_usd or any(prices)
+  for name, section, is_asked in (
+    ("user", user, is_user),
+    ("judge", judge, is_user and judge.model != ""),
+    ("agent", agent, is_agent),
+  ):
+    rule = f"0 unless all that is asked has a price ({name}.usd_per_million_in"
+    rule += " or _out; a free one may have 1e-9)"
+    has_one = section.usd_per_million_in + section.usd_per_million_out > 0
+    yield "budget.max_usd", rule, has_one or not (budget.max_usd and is_asked)
   rule = f"below rollout.step_timeout_s ({step_timeout_s:g})"
   rule += " where user.max_outage_s is set: else no request ever fails"
   fits = user.timeout_s < step_timeout_s

@@ -25,6 +25,7 @@ from userrl_jax import config as config_lib
 from userrl_jax import costs
 from userrl_jax import demonstrate
 from userrl_jax import flags
+from userrl_jax import forecast
 from userrl_jax import forgetting
 from userrl_jax import hosts
 from userrl_jax import kept_episodes
@@ -56,6 +57,8 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
     run = recorder.Recorder(parts, command)
     name, step = _what(config)
     params = assembly.first_params(parts, step=step) if is_policy else None
+  num_attempts = _num_members(config.evaluation)
+  run.tell(forecast.text_of_episodes(parts, tasks, num_attempts))
   run.show_evaluation(evaluate(parts, params, tasks, name))
 
 

@@ -48,6 +48,7 @@ def run(
   main: Callable[[config_lib.Config, Command], None],
   argv: Sequence[str] | None = None,
   own: Mapping[str, str | int] | None = None,
+  recipe: str = "",
 ) -> None:
   """Calls `main` with the config of the command line.
 
@@ -56,9 +57,11 @@ def run(
     argv: the arguments without the program; those of the process by default.
     own: flags of this entry point alone, beside the config's, with their
       defaults; a default that is an int takes an int.
+    recipe: the file where `--config` names none; "" has it name one.
   """
   with user_errors():
-    config, command = parse(sys.argv[1:] if argv is None else argv, own)
+    argv = sys.argv[1:] if argv is None else argv
+    config, command = parse(argv, own, recipe)
   main(config, command)
 
 
@@ -82,22 +85,25 @@ def user_errors() -> Iterator[None]:
 
 
 def parse(
-  argv: Sequence[str], own: Mapping[str, str | int] | None = None
+  argv: Sequence[str],
+  own: Mapping[str, str | int] | None = None,
+  recipe: str = "",
 ) -> tuple[config_lib.Config, Command]:
   """Reads the recipe, sets the fields that flags name, validates the result.
 
   Args:
     argv: the arguments without the program.
     own: see `run`.
+    recipe: see `run`.
 
   Raises:
     ValueError: the first thing that is wrong, or all wrong fields.
     SystemExit: with code 0, after `--help`.
   """
   try:
-    path, own, overrides = _split(argv, own or {})
-    recipe = load_recipe(path)
-    config = _override(recipe, overrides)
+    path, own, overrides = _split(argv, own or {}, recipe)
+    start = load_recipe(path)
+    config = _override(start, overrides)
     config.init_from = config.init_from.replace("{seed}", str(config.seed))
   except absl_flags.UnrecognizedFlagError as error:
     raise ValueError(_unknown_flag(error.flagname, own or {})) from error
@@ -106,7 +112,7 @@ def parse(
   except absl_flags.Error as error:
     raise ValueError(str(error)) from error
   config_rules.validate(config)
-  differences = config_fields.differences(config, recipe)
+  differences = config_fields.differences(config, start)
   return config, Command(tuple(argv), path, differences, own)
 
 
@@ -185,11 +191,11 @@ config_flags.register_flag_parser_for_type(tuple[int, ...], _TupleParser(int))
 
 
 def _split(
-  argv: Sequence[str], own: Mapping[str, str | int]
+  argv: Sequence[str], own: Mapping[str, str | int], recipe: str
 ) -> tuple[str, dict[str, str | int], list[str]]:
   """Returns the recipe's path, the own flags and the arguments left."""
   flags = absl_flags.FlagValues()
-  absl_flags.DEFINE_string("config", None, "the recipe", flag_values=flags)
+  absl_flags.DEFINE_string("config", recipe, "the recipe", flag_values=flags)
   absl_flags.DEFINE_bool("help", False, "the fields", flag_values=flags)
   for name, default in own.items():
     is_int = isinstance(default, int)

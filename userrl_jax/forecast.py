@@ -1,8 +1,8 @@
 """How often a run will ask the models that answer and judge, at most.
 
 In: the parts of a run and its stages. Out: calls, by what they are for, before
-the first of them is made. Tasks x group x turns x calls a turn, where nobody
-ends early and nothing is asked again; so most runs stay well below.
+it begins. Tasks x group x turns x calls a turn, where nobody ends early and
+nothing is asked again; so most runs stay well below.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,13 @@ import math
 
 from userrl_jax import assembly
 from userrl_jax import config as config_lib
+from userrl_jax import demonstrate
 from userrl_jax import gyms
+from userrl_jax import selection_rules
 from userrl_jax import stages
+from userrl_jax import types
+
+AGENT = "the agent"
 
 
 def calls(
@@ -29,15 +34,21 @@ def calls(
     "base": c.base.num_episodes,
     "cold_start": demonstrated * c.cold_start.num_tries,
   }
+  rounds = c.grpo.refill_rounds if c.grpo.flat_groups == "refill" else 0
   episodes: dict[str, int] = {}
+  if c.tokenizer.kind == "sentencepiece" and not (
+    c.tokenizer.folder or c.init_from
+  ):
+    episodes["the tokenizer"] = demonstrate.NUM_FOR_TOKENIZER
   for stage in plan:
     if stage.dialogues:
       made = f"dialogues of {stage.dialogues}"  # once, for all who imitate them
       episodes[made] = num_made[stage.dialogues]
     else:
       episodes[stage.name] = (
-        stage.num_steps * stage.per_step * c.grpo.group_size
+        stage.num_steps * stage.per_step * c.grpo.group_size * (1 + rounds)
       )
+    episodes |= _of_looks(parts, stage)
   e = c.evaluation
   played = c.gyms.names + e.held_out_gyms
   one = e.num_tasks * len(e.splits) * len(played) * e.num_attempts
@@ -48,31 +59,84 @@ def calls(
   return {name: n * c.gyms.max_turns for name, n in asked.items()}
 
 
+def _of_looks(parts: assembly.Parts, stage: stages.Stage) -> dict[str, int]:
+  """Returns episodes of tasks that are held back, to look at a stage."""
+  c = parts.config
+  num_tasks = c.selection.num_tasks * len(c.gyms.names)
+  if num_tasks and stage.name in selection_rules.PLAYING:
+    num_looks = math.ceil(stage.num_steps / c.selection.play_every)
+    return {f"looks at {stage.name}": num_looks * num_tasks}
+  if num_tasks and stage.name in selection_rules.IMITATING:
+    return {"dialogues to look at": num_tasks * c.cold_start.num_tries}
+  return {}
+
+
+def of_episodes(
+  parts: assembly.Parts, tasks: Sequence[types.Task], num_attempts: int
+) -> dict[str, int]:
+  """Returns the calls of an evaluation, or of demonstrations, by who is asked.
+
+  Args:
+    parts: of the run; its config is enough.
+    tasks: that are played.
+    num_attempts: at each.
+  """
+  config = parts.config
+  num_turns = num_attempts * config.gyms.max_turns
+  of: dict[str, int] = {}
+  if config.user.kind != "scripted":
+    is_apart = config.judge.model != ""
+    each = sum(gyms.max_asked(task.gym, is_apart) for task in tasks)
+    of[_who(config.judge)] = each * num_turns
+  if config.evaluation.agent == "endpoint":
+    of[AGENT] = len(tasks) * num_turns
+  return of
+
+
 def _calls_a_turn(names: Sequence[str], is_apart: bool) -> float:
   """Returns the most calls of a turn, the mean of gyms: tasks are as many."""
   return sum(gyms.max_asked(name, is_apart) for name in names) / len(names)
 
 
 def text(parts: assembly.Parts, plan: Sequence[stages.Stage]) -> str:
-  """Returns the forecast in one line, with the price of what is written.
+  """Returns the forecast of a run in one line, "" where rules answer."""
+  of = calls(parts, plan)
+  detail = f" ({', '.join(f'{name} {n:,}' for name, n in of.items())})"
+  asked = {_who(parts.config.judge): sum(of.values())}
+  return _line(parts, asked, detail) if of else ""
+
+
+def text_of_episodes(
+  parts: assembly.Parts, tasks: Sequence[types.Task], num_attempts: int
+) -> str:
+  """Returns that of `of_episodes` in one line, "" where nobody is asked."""
+  of = of_episodes(parts, tasks, num_attempts)
+  return _line(parts, of) if of else ""
+
+
+def _who(judge: config_lib.Judge) -> str:
+  return "user and judge" if judge.model else "the user"
+
+
+def _line(
+  parts: assembly.Parts, of: Mapping[str, int], detail: str = ""
+) -> str:
+  """Returns a forecast with the price of what is written.
 
   What the model reads has no bound here: prompts are made as the run goes on.
-  Empty where rules answer.
   """
-  of = calls(parts, plan)
-  if not of:
-    return ""
-  total = sum(of.values())
   c = parts.config
-  who = "user and judge" if c.judge.model else "the user"
-  line = f"at most {total:,} calls of {who}, unless something is asked again"
-  line += f" ({', '.join(f'{name} {n:,}' for name, n in of.items())})"
+  said = " and ".join(f"{n:,} calls of {who}" for who, n in of.items())
+  line = f"at most {said}, unless something is asked again{detail}"
   priced: list[config_lib.User | config_lib.Judge] = [c.user]
   if c.judge.model:
     priced.append(c.judge)
-  dearest = max(s.max_tokens * s.usd_per_million_out for s in priced)
-  if dearest:
-    usd = total * dearest / 1e6
+  dearest = {
+    _who(c.judge): max(s.max_tokens * s.usd_per_million_out for s in priced),
+    AGENT: c.rollout.max_tokens_per_turn * c.agent.usd_per_million_out,
+  }
+  if any(dearest[who] for who in of):
+    usd = sum(n * dearest[who] for who, n in of.items()) / 1e6
     line += f"; at most ${usd:,.2f} for what is written"
   caps = c.budget
   cap = {

@@ -45,7 +45,7 @@ def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
       once there was one
     group/flat_share: of groups, those whose valid episodes all have one reward
     group/too_few: groups of several with fewer than two valid episodes, which
-      have nothing to compare
+      have nothing to compare and are never learned from
     stop/<reason>: share of episodes, every reason
     fault/<kind>: count, every kind but ok; fault/<gym>/<kind> where it occurred
     A mean of nothing is left out.
@@ -89,7 +89,7 @@ def summarize_groups(groups: Sequence[types.Group]) -> dict[str, float]:
     numbers["turn/leaks"] = float(leaks)
   if groups:
     numbers["group/flat_share"] = _mean(_is_flat(group) for group in groups)
-    numbers["group/too_few"] = float(sum(map(_has_too_few, groups)))
+    numbers["group/too_few"] = float(sum(g.has_too_few for g in groups))
   return numbers | _count_faults(trajectories)
 
 
@@ -323,11 +323,6 @@ class Writers:
 
 def _mean(values: Iterable[Any]) -> float:
   return float(np.mean([float(value) for value in values]))
-
-
-def _has_too_few(group: types.Group) -> bool:
-  num_valid = sum(t.is_valid for t in group.trajectories)
-  return num_valid < 2 <= len(group.trajectories)
 
 
 def _is_flat(group: types.Group) -> bool:

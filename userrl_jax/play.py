@@ -1,11 +1,12 @@
 """A person takes either chair of a gym, in a terminal.
 
-`python -m userrl_jax.play --config=... --gym=turtle --seat=agent` lets a person
-play held-out tasks against the configured user; `--seat=user` has a person
-answer the agent of `evaluation.agent`: the policy of `init_from`, the oracle or
-canned moves. `--num_tasks` says how many tasks are played (gyms and splits take
-turns), `--first_task` how many are left out before. An episode is that of an
-evaluation: the same tasks, seeds, limits and rewards. Out:
+`python -m userrl_jax.play --gym=turtle --seat=agent` lets a person play
+held-out tasks against the user of `--config`; without one, `play_recipe` has
+rules. With `--seat=user` a person answers the agent of `evaluation.agent`: the
+policy of `init_from`, the oracle or canned moves. `--num_tasks` says how many
+tasks are played (gyms and splits take turns), `--first_task` how many are left
+out before. An episode is that of an evaluation: the same tasks, seeds, limits
+and rewards. Out:
 
   plays/<name>.json                         command, config, who sat where
   transcripts/evaluation_<name>.jsonl       the dialogues, after each of them
@@ -55,6 +56,7 @@ FLAGS: dict[str, str | int] = {
   "first_task": 0,
 }
 SEATS = ("agent", "user")
+RECIPE = str(pathlib.Path(__file__).with_name("play_recipe.py"))
 
 _ITERATION = -10  # that of evaluations: a person plays the same games
 _INTERRUPTED = 130  # exit code after ctrl-C
@@ -329,4 +331,4 @@ def _ending(trajectory: types.Trajectory, shows_last: bool) -> str:
 
 
 if __name__ == "__main__":
-  flags.run(main, own=FLAGS)
+  flags.run(main, own=FLAGS, recipe=RECIPE)

@@ -56,7 +56,6 @@ FREE_FIELDS = (
   "hosts.",
   "mesh.",
 )
-_TRANSCRIPTS_EVERY = 5  # steps between transcripts of training episodes
 
 
 class Recorder:
@@ -167,7 +166,7 @@ class Recorder:
 
   def keeps_dialogues(self, step: int) -> bool:
     """Returns whether a step's dialogues are written down."""
-    return step % _TRANSCRIPTS_EVERY == 0
+    return step % self._parts.config.checkpoint.transcripts_every == 0
 
   def record(
     self,

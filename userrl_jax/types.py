@@ -212,6 +212,13 @@ class Group:
   task: Task
   trajectories: Sequence[Trajectory]
 
+  @property
+  def has_too_few(self) -> bool:
+    """Returns whether it is of several, but fewer than two are valid."""
+    return (
+      sum(t.is_valid for t in self.trajectories) < 2 <= len(self.trajectories)
+    )
+
 
 def round_up_length(length: int, maximum: int, smallest: int = 64) -> int:
   """Rounds a length up to the few shapes we compile for (law L4).

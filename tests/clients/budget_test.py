@@ -211,3 +211,16 @@ def test_waiting_for_the_budget_is_no_timeout():
     await waiting
 
   asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+  ("tokens", "warns"), [((7, 3), False), ((7, 900), True), ((90_000, 3), True)]
+)
+def test_who_takes_more_than_was_reserved_is_told_of_once(
+  caplog, tokens, warns
+):
+  with server.Server(episodes.moody, tokens=tokens) as running:
+    asked(running, 3, config.Budget(max_usd=1e6))
+  said = [r.getMessage() for r in caplog.records if "most it" in r.getMessage()]
+  assert len(said) == warns
+  assert not warns or f"took {sum(tokens)} tokens" in said[0]

@@ -295,6 +295,8 @@ def test_a_bad_request_is_the_set_up_until_one_was_answered():
     ({"base_url": "localhost:8000/v1#pass"}, "without . or #"),
     ({"api_key_env": "sk-pass"}, "user.api_key_env must name a variable"),
     ({"api_key_env": "PÄSS"}, "user.api_key_env must name a variable"),
+    ({"api_key_env": "hf_pass1234"}, "user.api_key_env must name a variable"),
+    ({"api_key_env": "gsk_pass1"}, "user.api_key_env must name a variable"),
     ({"base_url": "https://models.example/v1"}, KEY_ENV),
     ({"base_url": ""}, KEY_ENV),
     ({"base_url": "https://8.8.8.8/v1"}, KEY_ENV),
@@ -340,3 +342,15 @@ def test_the_server_repeats_its_faults():
   kinds = list(first.values())
   assert 0.2 < 1 - kinds.count("") / 200 < 0.4
   assert set(kinds) == {"", "error", "refusal", "empty"}
+
+
+def test_waits_grow_and_spread_out():
+  client = endpoint.Endpoint(user("http://localhost:8000/v1"))
+  for num_failed, whole_s in ((1, 0.25), (2, 0.5), (4, 2.0), (7, 16.0)):
+    waits = [client._wait_s(num_failed, 0.0) for _ in range(200)]
+    assert whole_s / 2 <= min(waits) < 0.55 * whole_s
+    assert 0.95 * whole_s < max(waits) <= whole_s
+  # No longer than that, however often; and what is asked for is waited.
+  assert max(client._wait_s(60, 0.0) for _ in range(200)) <= 20.0
+  waits = [client._wait_s(1, 3.0) for _ in range(200)]
+  assert min(waits) >= 3.0 and 3.1 < max(waits) <= 3.125

@@ -80,6 +80,31 @@ def test_dropped_groups_are_not_computed_and_the_first_are_taken(six_groups):
   assert stats.num_sampled_tokens == 0
 
 
+@pytest.mark.parametrize("num_valid", [0, 1])
+@pytest.mark.parametrize("is_released", [False, True])
+def test_groups_that_compare_nothing_are_never_learned_from(
+  six_groups, num_valid, is_released
+):
+  """A lone valid member is in no loss, no denominator and no advantage."""
+  spoiled = [
+    t
+    if i < num_valid
+    else dataclasses.replace(t, fault=types.Fault.USER_TIMEOUT)
+    for i, t in enumerate(six_groups[0].trajectories)
+  ]
+  lone = types.Group(six_groups[0].task, spoiled)
+  by_sum = config.Credit(score="sum", released=is_released)
+  batches, stats = _pack([lone, *six_groups[1:3]], credit=by_sum)
+  alone, alone_stats = _pack(six_groups[1:3], credit=by_sum)
+  assert stats == dataclasses.replace(alone_stats, num_flat_groups=1)
+  jax.tree.map(np.testing.assert_array_equal, batches, alone)
+  # In groups of one nobody else could be there.
+  one = [types.Group(g.task, g.trajectories[:1]) for g in six_groups[:2]]
+  grpo = config.Grpo(group_size=1, credit=by_sum)
+  _, stats = iterations.pack(one, PACKING, grpo, seed=(0, 0), **SHAPE)
+  assert stats.num_trajectories == 2 and stats.num_flat_groups == 0
+
+
 def test_mini_batches_hold_every_group_once_in_an_order_of_their_own(
   six_groups,
 ):

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import threading
+import urllib.error
+import urllib.request
 
 import openai
 import pytest
@@ -241,6 +243,31 @@ def test_what_is_wrong_comes_back_as_openais_errors(
     assert raised.value.type == "invalid_request_error"
     # And the next one is served.
     assert ask(running.client()).choices
+
+
+@pytest.mark.parametrize(
+  ("body", "message"),
+  [
+    (b'{"model": "m", "mess', "JSON"),
+    (b"model=m&messages=hi", "JSON"),
+    (b"\xff\xfe", "JSON"),
+    (b"[1]", "object"),
+    (b"", "JSON"),
+  ],
+)
+def test_a_body_that_is_no_json_gets_400_with_a_reason(
+  random_host, body, message
+):
+  with Running(random_host) as running:
+    url = f"{running.base_url}/chat/completions"
+    as_json = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, body, as_json)
+    with pytest.raises(urllib.error.HTTPError) as raised:
+      urllib.request.urlopen(request, timeout=30)
+  with raised.value as reply:
+    error = json.load(reply)["error"]
+  assert reply.status == 400 and message in error["message"]
+  assert error["type"] == "invalid_request_error"
 
 
 def test_who_has_no_key_is_not_let_in(random_host):

@@ -338,6 +338,8 @@ def test_grpo_with_models_on_both_sides(folders, tmp_path, root, judge):
   asked = [t for t in played if t not in guessed]
   assert guessed and asked
   assert {t["fault"] for t in asked} == {"ok"}
+  of_judge = [step.get("judge/device_calls", 0) for step in steps]
+  assert (sum(of_judge) > 0) == bool(judge)
   if judge:
     assert {(t["fault"], t["reward"]) for t in guessed} == {("ok", 1.0)}
   else:  # the user's model judges, and says what is no verdict on a guess
@@ -345,3 +347,26 @@ def test_grpo_with_models_on_both_sides(folders, tmp_path, root, judge):
     assert {t["reward"] for t in guessed} == {0.0}
     shares = [step["episode/invalid_share"] for step in steps]
     assert min(shares) > 0 and sum(shares) < len(shares)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_grpo_with_models_that_only_babble(folders, tmp_path, root):
+  """Random params on all sides: every verdict is none, and no score is 0."""
+  random = folders["random"]
+  recipe = write_recipe(tmp_path, random, random, 2)
+  done = subprocess.run(
+    [sys.executable, "-m", "userrl_jax.train", f"--config={recipe}"],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr
+  lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+  steps = [json.loads(line) for line in lines]
+  assert len(steps) == 2
+  for step in steps:
+    assert step["fault/user_unparsable"] == step["episode/num"] == 16
+    assert step["episode/invalid_share"] == 1 and step["train/num_tokens"] == 0
+    assert step["user/device_calls"] > 0 and step["train/grad_norm"] == 0

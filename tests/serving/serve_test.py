@@ -4,7 +4,9 @@ import asyncio
 import dataclasses
 import json
 import signal
+import socket
 import time
+import urllib.request
 
 import jax
 import openai
@@ -36,6 +38,13 @@ def test_a_signal_finishes_what_is_under_way(tmp_path):
     assert [model.id for model in client.models.list()] == ["m"]
     with pytest.raises(openai.AuthenticationError):
       client.with_options(api_key="x").models.list()
+    assert url.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(f"{url.removesuffix('/v1')}/health") as reply:
+      about = json.load(reply)  # which needs no key
+    assert about == {"status": "ok", "model": "m", "pending": 0}
+    port = int(url.removesuffix("/v1").rpartition(":")[2])
+    with pytest.raises(OSError):  # no other address of this machine
+      socket.create_connection(("127.0.0.2", port), 5).close()
 
     async def stop_amid():
       asking = openai.AsyncOpenAI(api_key=KEY, base_url=url, max_retries=0)

@@ -109,3 +109,16 @@ def test_a_run_has_one_endpoint_whose_counts_go_on():
     }
     assert set(user.take_counts().values()) == {0}
   assert users.User(config.User()).take_counts() == {}
+
+
+def test_hosts_share_the_limits():
+  settings = config.User(
+    max_concurrent=32, requests_per_minute=500, tokens_per_minute=0
+  )
+  assert users.of_host(settings, 1) == settings
+  one = users.of_host(settings, 3)
+  assert (one.max_concurrent, one.requests_per_minute) == (10, 166)
+  assert one.tokens_per_minute == 0  # no limit stays none
+  settings = config.User(requests_per_minute=3)
+  with pytest.raises(types.SetupError, match=r"requests_per_minute .* 4, each"):
+    users.of_host(settings, 4)

@@ -13,7 +13,8 @@ from userrl_jax import types
 
 OPENAI_URL = "https://api.openai.com/v1"
 
-_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+# No small letters: many a key (hf_aB1, gsk_x) would pass for a name with them.
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 def checked_url(base_url: str, role: str) -> urllib.parse.SplitResult:
@@ -66,7 +67,7 @@ def key(api_key_env: str, host: str, where: str, role: str) -> str:
   """
   if api_key_env and not _VARIABLE.fullmatch(api_key_env):
     raise types.SetupError(  # not shown: it may be the key itself
-      f"{role}.api_key_env must name a variable (letters, digits and _), got "
+      f"{role}.api_key_env must name a variable (A-Z, digits and _), got "
       "something else; put the key into a variable and name that one"
     )
   found = os.environ.get(api_key_env, "").strip() if api_key_env else ""

@@ -12,12 +12,15 @@ at most what it says there.
 import asyncio
 import dataclasses
 import json
+import logging
 import math
 import pathlib
 
 from userrl_jax import config
 from userrl_jax import types
 from userrl_jax import underway
+
+_log = logging.getLogger(__name__)
 
 _SLACK = 0.01  # of a cap, that the file is ahead by: it is written less often
 _NO_GYM = "-"  # of calls outside of any episode
@@ -74,6 +77,7 @@ class Budget:
     self._path = path
     self._spent: dict[tuple[str, str], Amount] = {}
     self._of_process: dict[str, Amount] = {}  # by role
+    self._warned: set[str] = set()  # roles that cost more than was reserved
     self._reserved = Amount()
     self._written = Amount()  # what the file says is spent at most
     if path is not None and path.exists():
@@ -118,10 +122,26 @@ class Budget:
     """Books what a call did cost, in place of what was reserved for it."""
     episode = underway.current()
     key = (role, _NO_GYM if episode is None else episode.gym)
+    if cost.tokens > most.tokens or cost.usd > most.usd:
+      self._warn_of(role, most, cost)
     self._reserved -= most
     self._spent[key] = self._spent.get(key, Amount()) + cost
     self._of_process[role] = self.of_process(role) + cost
     self._settled.set()
+
+  def _warn_of(self, role: str, most: Amount, cost: Amount) -> None:
+    """Says, once a role, that its calls cost more than can be reserved."""
+    if role in self._warned:
+      return
+    self._warned.add(role)
+    _log.warning(
+      "the endpoint of the %s says that a call took %d tokens, where %d were "
+      "the most it could take; calls are booked as it says, and those under "
+      "way may pass budget.max_tokens and max_usd by as much",
+      role,
+      cost.tokens,
+      most.tokens,
+    )
 
   def flush(self) -> None:
     """Writes down what was spent, exactly where nothing is under way."""

@@ -35,6 +35,7 @@ _PASSING = (
   str(types.Fault.USER_TIMEOUT),
   str(types.Fault.USER_ERROR),
   str(types.Fault.USER_BUSY),
+  str(types.Fault.GYM_ERROR),  # a search of the web
   _CANCELLED,
 )
 _TABLES = """
@@ -59,7 +60,7 @@ CREATE INDEX IF NOT EXISTS by_draw ON replies (draw);
 class Request:
   """What is asked, by content."""
 
-  role: str  # user or judge
+  role: str  # user, judge, agent or search
   model: str
   draw: str  # which of the requests of which episode
   sampling: Mapping[str, Any]

@@ -94,11 +94,13 @@ class Judge:
 
   Attributes:
     leak_reasks: of `gyms.base.Gym`, for games in which this one answers.
+    passage: that searches of the web pass through, see `search.web`.
     num_replies: replies of a model so far, refused ones included.
     num_verdicts: those that were a verdict.
   """
 
   leak_reasks: int | None = None
+  passage: Any = None
   num_replies = num_verdicts = 0
 
   def __init__(
@@ -109,6 +111,7 @@ class Judge:
     by_judge: Complete | None = None,
     structured: bool = False,
     leak_reasks: int | None = None,
+    passage: Any = None,
   ):
     """Takes the way to the model.
 
@@ -118,6 +121,7 @@ class Judge:
       by_judge: the same, by another model that judges; None: by this one.
       structured: give them the JSON schema of the verdict as well.
       leak_reasks: see the attribute.
+      passage: see the attribute.
     """
     self._complete = complete
     self._by_judge = by_judge or complete
@@ -125,6 +129,7 @@ class Judge:
     self._num_reasks = num_reasks
     self._structured = structured
     self.leak_reasks = leak_reasks
+    self.passage = passage
 
   @property
   def is_apart(self) -> bool:

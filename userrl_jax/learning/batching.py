@@ -102,7 +102,8 @@ class PackStats:
   num_tokens: int  # real tokens in the rows
   num_sampled_tokens: int  # tokens with a loss
   pad_share: float  # of the computed token places that hold no token
-  num_flat_groups: int = 0  # dropped, because all members scored alike
+  # Dropped: all their valid members scored alike, or fewer than two are valid.
+  num_flat_groups: int = 0
 
 
 def capacity(

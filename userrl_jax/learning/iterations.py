@@ -63,8 +63,10 @@ def pack(
 ) -> tuple[list[batching.Batch], batching.PackStats]:
   """Packs the groups of an iteration, one batch an optimizer step.
 
-  With `flat_groups` other than keep, flat groups are dropped; of more than
-  `num_tasks` that are left, the first are taken.
+  A group of which fewer than two members are valid has nothing to compare and
+  is dropped, unless groups are of one. With `flat_groups` other than keep, flat
+  groups are dropped; of more than `num_tasks` that are left, the first are
+  taken.
 
   Args:
     groups: that were played.
@@ -81,11 +83,13 @@ def pack(
   Raises:
     ValueError: when something does not fit its shape; names what.
   """
-  num_flat = 0
+  num_played = len(groups)
+  groups = [group for group in groups if not group.has_too_few]
   if grpo.flat_groups != "keep":
-    kept = informative(groups, grpo.credit)
-    num_flat = len(groups) - len(kept)
-    groups = kept[:num_tasks]
+    groups = informative(groups, grpo.credit)
+  num_flat = num_played - len(groups)
+  if grpo.flat_groups != "keep":
+    groups = groups[:num_tasks]
   num_batches = min(grpo.num_mini_batches, max(1, len(groups)))
   order = np.arange(len(groups))
   if num_batches > 1:

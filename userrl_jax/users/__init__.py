@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Mapping
 import contextlib
 import dataclasses
 import pathlib
+from typing import Any
 
 from userrl_jax import config
 from userrl_jax import types
 from userrl_jax.clients import endpoint
 from userrl_jax.clients import local as local_lib
+from userrl_jax.clients import lookup
 from userrl_jax.clients import shared as shared_lib
 from userrl_jax.gyms import judging
 
@@ -114,6 +116,7 @@ class User:
             if self._settings.on_leak == "reask"
             else 0
           ),
+          passage=lookup.Lookup(self._shared),
         )
 
   async def check(self) -> None:
@@ -143,6 +146,7 @@ class User:
       user/device_calls of a model in this process, whatever they asked for
       user/usd where tokens have a price; user/outages and user/outage_s, once
         there was one; user/replayed where a recording answers
+      user/searches of the web, tries included, once there was one
       judge/...: the same of a judge of its own
     """
     totals: dict[str, float] = {}
@@ -160,6 +164,9 @@ class User:
       num_outages, outage_s = client.outages
       optional = {"usd": usd, "outages": num_outages, "outage_s": outage_s}
       totals |= {f"{role}/{k}": float(v) for k, v in optional.items() if v}
+    if self._clients:
+      searches = self._shared.budget.of_process(lookup.ROLE).calls
+      totals |= {"user/searches": float(searches)} if searches else {}
     if self._clients and self._shared.recording.mode != "live":
       totals["user/replayed"] = self._shared.recording.num_replayed
     new = {
@@ -179,6 +186,26 @@ def opened(
 async def check(settings: config.User) -> None:
   """Asks an endpoint for one word; see `User.check`."""
   await User(settings).check()
+
+
+def of_host(settings: config.User, num_hosts: int) -> config.User:
+  """Returns the settings of one of several hosts: its share of the limits.
+
+  What is left over is nobody's, so that all together stay within them.
+
+  Raises:
+    types.SetupError: when a limit is too low to be shared.
+  """
+  shares: dict[str, Any] = {}
+  for name in ("max_concurrent", "requests_per_minute", "tokens_per_minute"):
+    limit = getattr(settings, name)
+    if 0 < limit < num_hosts:
+      raise types.SetupError(
+        f"user.{name} must be at least the number of hosts, {num_hosts}, each "
+        f"of which takes its share, got {limit}; raise it, or use fewer hosts"
+      )
+    shares[name] = limit // num_hosts
+  return dataclasses.replace(settings, **shares)
 
 
 def agent_settings(

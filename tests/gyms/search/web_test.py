@@ -13,17 +13,20 @@ import warnings
 
 import pytest
 
+from tests.clients import server as endpoint_server
 from userrl_jax import config
 from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
+from userrl_jax import underway
+from userrl_jax import users
 from userrl_jax.gyms import contract
 from userrl_jax.gyms import judging
 from userrl_jax.gyms.search import generate
 from userrl_jax.gyms.search import web
 from userrl_jax.gyms.search import world
 
-KEY = "k-3f9a-secret"
+KEY = "hf_3f9aSecret"
 RESULTS = {
   "organic": [
     {"title": "Lutetia", "snippet": "A town on the Seine.", "position": 1},
@@ -293,3 +296,52 @@ def test_plays_a_released_question_with_the_web_and_a_model():
       contract.play(gyms.make("search", settings), ours, None)
   assert record.texts[1].splitlines()[1] == "2. Lutetia: A town on the Seine."
   assert record.score == 1 and record.texts[2:] == ["Wrong.", "Correct."]
+
+
+def test_searches_of_a_run_are_booked_recorded_and_played_offline(
+  tmp_path, monkeypatch
+):
+  file = str(tmp_path / "answers.sqlite")
+  task = generate.task(
+    "b1", "test", 2, "b1", "Capital?", "Paris", ("Capital?",), world.WEB
+  )
+
+  def play(mode, url, folder, max_calls=0):
+    user = users.User(
+      config.User(kind="endpoint", base_url=url, model="m"),
+      caps=config.Budget(max_calls=max_calls),
+      recorded=config.Recording(mode, "" if mode == "live" else file),
+      folder=folder,
+    )
+
+    async def episode():
+      async with user.opened() as judge:
+        gym = gyms.make("search", settings, judge)
+        with underway.episode("e", "search"):
+          await gym.reset(task, 0)
+          return [
+            (await gym.step(types.Action("search", text))).observation.text
+            for text in ("capital", "the capital")
+          ]
+
+    return asyncio.run(episode()), user.take_counts()
+
+  with (
+    endpoint_server.Server(lambda messages: "ready") as model,
+    Serper((500, b""), (200, RESULTS)) as running,
+  ):
+    own = config_gyms.Search(source="web", web_url=running.url)
+    settings = config.Gyms(search=own, tasks="somewhere")
+    told, counts = play("record", model.base_url, tmp_path / "run")
+    assert len(running.requests) == 3 and counts["user/searches"] == 3
+    spent = json.loads((tmp_path / "run" / "budget.json").read_text())["spent"]
+    assert [(x["role"], x["gym"], x["calls"]) for x in spent] == [
+      ("search", "search", 3)
+    ]
+    with pytest.raises(types.BudgetSpent, match=r"budget\.max_calls=1"):
+      play("live", model.base_url, tmp_path / "capped", max_calls=1)
+    assert len(running.requests) == 4
+  monkeypatch.delenv("SERPER_API_KEY")
+  again, counts = play("replay", model.base_url, None)  # nobody listens there
+  assert again == told and "Lutetia" in told[0]
+  assert counts["user/replayed"] == 2 and "user/searches" not in counts

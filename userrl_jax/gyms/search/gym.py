@@ -101,7 +101,8 @@ class SearchGym(base.Gym):
 
     Args:
       settings: of all gyms.
-      user: who compares answers; None is the rules of `scripted`.
+      user: who compares answers; None is the rules of `scripted`. One with a
+        `passage` is of a run, whose searches pass through it.
       retriever: where pages come from; None is what the settings say.
 
     Raises:
@@ -125,7 +126,7 @@ class SearchGym(base.Gym):
     self._user: User = user or scripted.ScriptedUser()
     self._retriever = retriever
     if retriever is None and own.source == _WEB:
-      self._retriever = web.Web(own)
+      self._retriever = web.Web(own, getattr(user, "passage", None))
 
   def system_prompt(self, profile: str) -> str:
     """Returns the rules of the game with its limits.

@@ -13,6 +13,7 @@ from typing import Any
 
 from userrl_jax.gyms import judging
 from userrl_jax.gyms.search import scripted
+from userrl_jax.gyms.search import web
 from userrl_jax.gyms.search import world
 
 SYSTEM = """\
@@ -49,10 +50,15 @@ class _Verdict:
 
 
 class PromptedUser:
-  """Compares answers as a model would."""
+  """Compares answers as a model would.
+
+  Attributes:
+    passage: that searches of the web pass through; None: there is none.
+  """
 
   def __init__(self, judge: judging.Judge):
     self._judge = judge
+    self.passage: web.Passage | None = judge.passage
 
   async def equivalent(
     self, question: str, secret: Mapping[str, Any], answer: str

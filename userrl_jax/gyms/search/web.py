@@ -3,16 +3,19 @@
 In: queries. Out: hits, as those of an index, or a `types.FaultError` (law L2).
 What asking again cannot mend, such as a missing or wrong key, is a
 `types.SetupError`; a missing one is told before anything runs. Neither shows
-the key. All games on an event loop share a pool of connections.
+the key. All games on an event loop share a pool of connections. Where a model
+answers in the game, searches are recorded, limited and booked as its calls are.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import contextlib
+import dataclasses
 import json
 import os
 import re
 import time
-from typing import Any
+from typing import Any, Protocol
 import urllib.parse
 import weakref
 
@@ -28,7 +31,8 @@ _FIRST_WAIT_S = 0.25  # before the second try; doubles with each
 _RETRIED = (408, 429)  # and everything from 500
 _ABOUT_SETUP = (401, 403, 404)
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+# No small letters: many a key (hf_aB1, gsk_x) would pass for a name with them.
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 _Pool = tuple[httpx2.AsyncClient, AsyncGenerator[None, None]]
 _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = (
@@ -36,18 +40,42 @@ _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = (
 )
 
 
+class Passage(Protocol):
+  """What searches of a run pass through; see `clients.lookup`."""
+
+  @property
+  def is_offline(self) -> bool:
+    """Returns whether nobody is asked, so that no key is needed."""
+
+  async def answer(
+    self, where: str, query: str, k: int, ask: Callable[[], Awaitable[str]]
+  ) -> str:
+    """Returns the answer to a search, recorded or asked for."""
+
+  def call(self) -> contextlib.AbstractAsyncContextManager[None]:
+    """Waits until a call may be made, and books it."""
+
+
 class Web:
   """The web as a retriever; cheap to make."""
 
-  def __init__(self, settings: config_gyms.Search):
+  def __init__(
+    self, settings: config_gyms.Search, passage: Passage | None = None
+  ):
     """Checks the settings and reads the key; connects to nothing.
+
+    Args:
+      settings: of the gym.
+      passage: that searches pass through; None: they go straight out.
 
     Raises:
       types.SetupError: when there is no usable URL, or no key.
     """
     self._settings = settings
+    self._passage = passage
     _check_url(settings.web_url)
-    self._key = _key(settings.api_key_env)
+    is_offline = passage is not None and passage.is_offline
+    self._key = "" if is_offline else _key(settings.api_key_env)
 
   async def search(self, query: str, k: int) -> Sequence[index.Hit]:
     """Returns the k best hits at most, an answer box first.
@@ -58,10 +86,27 @@ class Web:
       types.SetupError: when the server refuses the key or the address.
       types.FaultError: GYM_ERROR, with what went wrong last.
     """
+    if self._passage is None:
+      return await self._until_found(query, k)
+
+    async def ask() -> str:
+      found = await self._until_found(query, k)
+      return json.dumps([dataclasses.astuple(hit) for hit in found])
+
+    text = await self._passage.answer(self._settings.web_url, query, k, ask)
+    return tuple(index.Hit(*hit) for hit in json.loads(text))
+
+  async def _until_found(self, query: str, k: int) -> Sequence[index.Hit]:
+    """Asks until there is an answer, or a failure that stays one."""
     deadline = time.monotonic() + self._settings.timeout_s
     wait_s = _FIRST_WAIT_S
     while True:
-      found = await self._ask(query, k, deadline)
+      began = time.monotonic()
+      async with (
+        self._passage.call() if self._passage else contextlib.nullcontext()
+      ):
+        deadline += time.monotonic() - began  # our own limits take no time
+        found = await self._ask(query, k, deadline)
       if not isinstance(found, _Failure):
         return found
       wait_s = max(wait_s, found.wait_s)
@@ -188,7 +233,7 @@ def _check_url(web_url: str) -> None:
 def _key(api_key_env: str) -> str:
   if not _VARIABLE.fullmatch(api_key_env):
     raise types.SetupError(  # not shown: it may be the key itself
-      "gyms.search.api_key_env must name a variable (letters, digits and _), "
+      "gyms.search.api_key_env must name a variable (A-Z, digits and _), "
       "got something else; put the key into a variable and name that one"
     )
   key = os.environ.get(api_key_env, "").strip()
