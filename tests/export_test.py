@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers as hf_tokenizers
 
 from userrl_jax import assembly
+from userrl_jax import bases
 from userrl_jax import checkpoint
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
@@ -19,6 +22,8 @@ from userrl_jax import config_rules
 from userrl_jax import export
 from userrl_jax import metrics
 from userrl_jax import sharding
+from userrl_jax.chat import messages
+from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tokenizers
 from userrl_jax.models import published
 from userrl_jax.models import qwen3
@@ -223,3 +228,100 @@ def test_a_published_tokenizer_goes_along_and_a_run_starts_from_both(
   # A stage before, or init_from, comes before the folder's params.
   folder = _run(c) / "checkpoints" / "grpo"
   _check_equal(assembly.first_params(parts, folder), 6, "float32")
+
+
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory):
+  """The folder of a short run of the quickstart, through GRPO."""
+  folder = tmp_path_factory.mktemp("trained") / "run"
+  fields = {
+    "out_dir": folder,
+    "stages": "base,grpo",
+    "gyms.num_train_tasks": 8,
+    "base.num_steps": 12,
+    "base.num_episodes": 24,
+    "base.num_copies": 24,
+    "grpo.num_iterations": 2,
+    "grpo.optimizer.warmup_steps": 0,
+    "grpo.tasks_per_iteration": 3,
+    "grpo.group_size": 4,
+    "engine.num_rows": 12,
+    "engine.num_lanes": 12,
+    "grpo.credit.turn_penalty": 0.1,  # so that beginners differ in score
+    "evaluation.num_tasks": 1,
+    "mesh.cpu_devices": 1,
+  }
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "userrl_jax.train"),
+      "--config=configs/quickstart.py",
+      *(f"--config.{name}={value}" for name, value in fields.items()),
+    ],
+    cwd=root,
+    # Less optimised code compiles in half the time.
+    env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  return folder
+
+
+@pytest.mark.exhaustive
+def test_a_trained_checkpoint_gives_equal_logits_in_transformers(
+  root, trained, tmp_path
+):
+  torch = pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  to = tmp_path / "published"
+  subprocess.run(
+    [
+      *(sys.executable, "-m", "userrl_jax.export", f"--run={trained}"),
+      *(f"--to={to}", "--dtype=float32"),
+    ],
+    cwd=root,
+    check=True,
+  )
+  stages = trained / "checkpoints"
+  kept = tokenizers.load(stages / "grpo" / "tokenizer", "sentencepiece")
+  model = dataclasses.replace(MODEL, num_ids=kept.vocab_size)
+  mesh = sharding.make_mesh(config_lib.Mesh(), jax.devices()[:1])
+  params, before = (
+    bases.load_params(stages / stage, model, mesh) for stage in ("grpo", "base")
+  )
+  played = (trained / "transcripts" / "grpo.jsonl").read_text().splitlines()
+  tokens_T = np.array(_ids(max(map(json.loads, played), key=_num_turns), kept))
+  assert tokens_T.size > 100
+
+  @jax.jit
+  def ours(params):
+    tokens_BT = jnp.asarray(tokens_T)[None]
+    places_BT = jnp.arange(tokens_T.size)[None]
+    segments_BT = jnp.ones_like(tokens_BT)
+    hidden, _ = qwen3.forward(params, model, tokens_BT, places_BT, segments_BT)
+    return qwen3.logits(params, model, hidden)[0, :, : kept.vocab_size]
+
+  loaded = transformers.AutoModelForCausalLM.from_pretrained(
+    to, dtype=torch.float32
+  )
+  with torch.no_grad():
+    theirs = loaded.eval()(torch.tensor(tokens_T)[None]).logits[0].numpy()
+  theirs = theirs[:, : kept.vocab_size]
+  gap = np.abs(ours(params) - theirs).max()
+  print("largest gap of logits", gap)
+  assert gap <= 1e-4
+  # Not those of the stage before, which GRPO has changed.
+  assert np.abs(ours(before) - theirs).max() > 1e-2
+
+
+def _num_turns(transcript):
+  return len(transcript["turns"])
+
+
+def _ids(transcript, tokenizer):
+  """Returns the ids of a transcript, spelt as its agent would read them."""
+  said = [messages.Message("user", transcript["prompt"])]
+  for turn in transcript["turns"]:
+    said.append(messages.Message("assistant", turn["text"]))
+    said.append(messages.Message("tool", turn["observation"]))
+  return chat_lib.Chat(tokenizer, "brief").dialogue_ids(said)

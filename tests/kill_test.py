@@ -5,8 +5,10 @@ write, sync, rename and remove below the folder of the checkpoints, whoever
 makes them, and kills the process at the n-th. So n runs through all of them.
 """
 
+import collections
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -18,10 +20,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import killing
 from userrl_jax import checkpoint
 
+# A line of strace: when, which call, with what.
+_TRACED = re.compile(r"([\d.]+) (\w+)\((.*)")
+_WHERE = re.compile(
+  r"""(?:(?:AT_FDCWD|\d+)<(?P<file>[^>]*)>,?\s*)?"""
+  r"""(?:"(?P<path>[^"]*)")?"""
+)
+_CHANGES = {
+  *("write", "pwrite", "writev", "pwritev", "pwritev2", "sendfile", "splice"),
+  *("copy_file_range", "fallocate", "truncate", "ftruncate", "mkdir", "mknod"),
+  *("remove", "rename", "link", "symlink", "fsync", "fdatasync"),
+  *("sync_file_range", "chmod", "fchmod", "chown", "fchown", "utimens"),
+  *("setxattr", "fsetxattr", "removexattr", "fremovexattr"),
+}
 _COUNTS = ["rename", "/2.orbax-checkpoint-tmp"]  # to its final name
-_SHIM = pathlib.Path(__file__).with_name("kill_at.c")
 # Imports once and forks for every kill, before JAX starts threads. Reads lines
 # "folder n log"; answers each with how the child ended.
 _FORKING = textwrap.dedent("""
@@ -64,32 +79,17 @@ _FORKING = textwrap.dedent("""
 @pytest.fixture(scope="module")
 def save_killed_at(tmp_path_factory):
   """Returns what runs a save that is killed: n -> (exit code, folder, log)."""
-  compiler = shutil.which("cc") or shutil.which("gcc")
-  if not compiler or not sys.platform.startswith("linux"):
-    pytest.skip("needs Linux and a C compiler, for a library that kills")
   place = tmp_path_factory.mktemp("kills")
-  shim = place / "kill_at.so"
-  subprocess.run(
-    [compiler, "-shared", "-fPIC", "-O1", "-o", shim, _SHIM, "-ldl"],
-    check=True,
-  )
+  library = killing.built(place)
   with (
     (place / "errors").open("w") as errors,
     subprocess.Popen(
-      [sys.executable, "-c", _FORKING, shim],
+      [sys.executable, "-c", _FORKING, library],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=errors,
       text=True,
-      env={
-        **os.environ,
-        "LD_PRELOAD": str(shim),
-        "JAX_PLATFORMS": "cpu",
-        "OPENBLAS_NUM_THREADS": "1",  # no thread before the fork
-        "JAX_ENABLE_COMPILATION_CACHE": "true",
-        "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      },
+      env=killing.environment(library, place / "compiled"),
       cwd=pathlib.Path(checkpoint.__file__).parents[1],
     ) as forking,
   ):
@@ -151,6 +151,75 @@ def _may_count(n, log):
   if abs(numbers[0] - n) == 1:  # by another thread, at the same time
     return {1, 2}
   return {1} if numbers[0] > n else {2}
+
+
+def _kind(call):
+  """Returns what a call changes, whatever its form: with a folder, 64 bits."""
+  call = re.sub(r"(at2?)?(64)?$", "", call)
+  return "remove" if call in ("unlink", "rmdir") else call
+
+
+def _path(kind, rest):
+  """Returns what a traced call changes: its first path, or its last file."""
+  if kind in ("mmap", "copy_file_range"):
+    return (re.findall(r"\d<([^>]*)>", rest) or [""])[-1]
+  where = _WHERE.match(rest)
+  return os.path.join(where["file"] or "", where["path"] or "").rstrip("/")
+
+
+def _traced(folder, log, traces):
+  """Counts the (kind, path) that strace saw below a folder, once log is open.
+
+  Each thread has a file of its own, so no call is torn in two.
+  """
+  calls = [
+    _TRACED.fullmatch(line).groups()
+    for path in traces
+    for line in path.read_text().splitlines()
+    if _TRACED.fullmatch(line)
+  ]
+  begins = min(float(at) for at, _, rest in calls if f'"{log}"' in rest)
+  found = collections.Counter()
+  for at, call, rest in calls:
+    if float(at) <= begins:
+      continue
+    kind = _kind(call)
+    is_change = kind in _CHANGES or (
+      (kind == "open" and re.search("O_CREAT|O_TRUNC", rest))
+      or (kind == "mmap" and "PROT_WRITE" in rest and "MAP_SHARED" in rest)
+    )
+    path = _path(kind, rest)
+    if is_change and path.startswith(str(folder)):
+      found[kind, path.removeprefix(str(folder))] += 1
+  return found
+
+
+@pytest.mark.exhaustive
+def test_no_change_escapes_the_library(tmp_path):
+  """What the kernel was asked for is what the library counts."""
+  if not shutil.which("strace"):
+    pytest.skip("needs strace, to see every call")
+  library = killing.built(tmp_path)
+  folder, log = tmp_path / "grpo", tmp_path / "log"
+  done = subprocess.run(
+    [
+      *("strace", "-ff", "-y", "-ttt", "-s", "0", "-e", "trace=%file,%desc"),
+      *("-o", tmp_path / "trace", sys.executable, "-c", _FORKING, library),
+    ],
+    input=f"{folder} 0 {log}\n",
+    capture_output=True,
+    text=True,
+    env=killing.environment(library, tmp_path / "compiled"),
+    cwd=pathlib.Path(checkpoint.__file__).parents[1],
+  )
+  assert done.returncode == 0 and done.stdout == "0\n", done.stderr
+  counted = collections.Counter()
+  for line in log.read_text().splitlines():
+    _, call, path = line.split(" ", 2)
+    counted[_kind(call), path] += 1
+  traced = _traced(folder, log, tmp_path.glob("trace.*"))
+  print(counted.total(), "changes, traced", traced.total())
+  assert counted.total() > 80 and traced == counted
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ second. Out: the end of this process, with a message that names the host and its
 phase, as soon as the hosts cannot go on together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import os
@@ -32,6 +32,7 @@ class Heard:
   phase: str = "start"
   phase_s: float = 0.0  # how long it has been in it
   ended: str | None = None  # why, once it has
+  is_gone: bool = False  # it needs to hear of nobody any more
   at: float = 0.0  # when its last beat was heard, by our clock
 
 
@@ -107,10 +108,24 @@ class Watch:
 
   def wait_for_others(self, timeout_s: float) -> None:
     """Waits until the other hosts end as well."""
+    self._wait(lambda heard: heard.ended is not None, timeout_s)
+
+  def go_after_others(self, timeout_s: float) -> None:
+    """Says that this host goes; host 0 waits until the others have said so.
+
+    All hear of each other over host 0: without it a host that has not heard
+    yet that the others end, too, would take host 0 for lost.
+    """
+    self._own.is_gone = True
+    self._talk()
+    if self._index == 0:
+      self._wait(lambda heard: heard.is_gone, timeout_s)
+
+  def _wait(self, is_so: Callable[[Heard], bool], timeout_s: float) -> None:
     until = time.monotonic() + timeout_s
-    while time.monotonic() < until:
-      if all(h.ended is not None for h in self._known.values()):
-        return
+    while time.monotonic() < until and not all(
+      is_so(heard) for heard in self._known.values()
+    ):
       time.sleep(BEAT_S / 4)
 
   def _talk_on(self) -> None:

@@ -241,6 +241,7 @@ def _end(error: BaseException, settings: config_hosts.Hosts) -> NoReturn:
     traceback.print_exception(error)
   _watch.end(why)
   _watch.wait_for_others(host_watch.TOGETHER_S / 2)
+  _watch.go_after_others(host_watch.TOGETHER_S / 2)
   host_watch.leave(code)
 
 
