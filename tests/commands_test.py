@@ -33,6 +33,10 @@ PAGES = {  # how many commands at least: a page that is not read has none
   "CONTRIBUTING.md": 8,
   "configs/ablations/PLAN.md": 1,
 }
+PAGES |= {
+  path.relative_to(ROOT).as_posix(): 1
+  for path in sorted((ROOT / "configs" / "expected").glob("*.md"))
+}
 # Programs of others, whose arguments are not checked.
 _OTHERS = {"curl", "git", "gcloud", "pre-commit", "ruff", "mypy", "shellcheck"}
 # Where a page leaves out what it has shown before.
@@ -40,6 +44,7 @@ _SHOWN_BEFORE = [
   "--config.gyms.tasks=FOLDER",
   "--config.tokenizer.folder=FOLDER",
 ]
+_CHECKED: dict[tuple[str, ...], str] = {}  # {command: what it is checked as}
 _BLOCKS = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # A command in words: what tells it from a file or a field in the same font.
 _PROGRAM = r"(?:[A-Z_]+=\S+ )*(?:python|bash|pip|sbatch|curl)"
@@ -115,7 +120,14 @@ def _check(words: list[str], tmp_path: pathlib.Path) -> str:
 
 
 def _check_all(text: str, tmp_path: pathlib.Path) -> list[str]:
-  return [_check(words, tmp_path) for words in _commands(text, tmp_path)]
+  """Checks the commands of a script, each once a session."""
+  done = []
+  for words in _commands(text, tmp_path):
+    key = tuple(words)
+    if key not in _CHECKED:
+      _CHECKED[key] = _check(words, tmp_path)
+    done.append(_CHECKED[key])
+  return done
 
 
 def _check_entry(module: str, arguments: list[str]) -> None:
