@@ -39,6 +39,9 @@ PAGES |= {
 }
 # Programs of others, whose arguments are not checked.
 _OTHERS = {"curl", "git", "gcloud", "pre-commit", "ruff", "mypy", "shellcheck"}
+_OTHERS |= {"scontrol", "source"}
+# What making an environment takes, where none is active.
+_PREPARED = ("venv", "source", "pip")
 # Where a page leaves out what it has shown before.
 _SHOWN_BEFORE = [
   "--config.gyms.tasks=FOLDER",
@@ -53,7 +56,9 @@ _BEGINS_LINE = re.compile(
 )
 _RECORD = r"""
 command_not_found_handle() { printf '%s\0' "$@" >&9; printf '\1' >&9; }
-sbatch() { command_not_found_handle sbatch "$@"; }
+for one in sbatch source; do
+  eval "$one() { command_not_found_handle $one \"\$@\"; }"
+done
 PATH=/nowhere
 """
 
@@ -83,6 +88,8 @@ def _check(words: list[str], tmp_path: pathlib.Path) -> str:
   while "=" in words[0] or words[0] == "env":
     words = words[1:]
   program, *rest = words
+  if rest[:2] == ["-m", "venv"]:
+    return "venv"
   if program == "srun":
     at = rest.index("env")
     return _check(rest[at:], tmp_path)
@@ -182,7 +189,11 @@ def _check_script(words: list[str], tmp_path: pathlib.Path) -> list[str]:
     cwd=ROOT,
     capture_output=True,
     text=True,
-    env={k: v for k, v in os.environ.items() if not k.startswith("SLURM_")},
+    env={
+      k: v
+      for k, v in os.environ.items()
+      if not k.startswith(("SLURM_", "VIRTUAL_ENV"))
+    },
   )
   assert done.returncode == 0, done.stderr
   checked = _check_all(done.stdout, tmp_path)
@@ -282,35 +293,39 @@ def _scripts() -> list[pathlib.Path]:
 @pytest.mark.parametrize(
   ("words", "found"),
   [
-    ("quickstart.sh --config.seed=3", ["pip", "userrl_jax.train"]),
-    ("test.sh -k seed", ["pip", "pytest"]),
-    ("single_host.sh configs/quickstart.py", ["pip", "userrl_jax.train"]),
+    ("quickstart.sh --config.seed=3", [*_PREPARED, "userrl_jax.train"]),
+    ("test.sh -k seed", [*_PREPARED, "pytest"]),
+    ("single_host.sh configs/quickstart.py", [*_PREPARED, "userrl_jax.train"]),
     (
       """slurm.sh configs/quickstart.py --config.stages='("base",)'""",
-      ["pip", "userrl_jax.train"],
+      [*_PREPARED, "userrl_jax.train", "scontrol"],
     ),
     (
       """tpu_pod.sh me zone project configs/quickstart.py
       --config.stages='("base",)'""",
-      ["shell", "gcloud", "gcloud", "pip", "userrl_jax.train"],
+      ["shell", "gcloud", "gcloud", *_PREPARED, "userrl_jax.train"],
     ),
     *(
       (
         f"paper.sh {size} MODEL TASKS TAU --config.user.base_url=http://h/v1",
         [
-          *("pip", "userrl_jax.demonstrate"),
-          *("pip", "userrl_jax.train", "pip", "userrl_jax.evaluate"),
+          *(*_PREPARED, "userrl_jax.demonstrate"),
+          *(*_PREPARED, "userrl_jax.train"),
+          *(*_PREPARED, "userrl_jax.evaluate"),
         ],
       )
       for size in ("4b", "8b", "4b:equalized_sum")
     ),
     (
       "paper.sh 4b:no_cold_start M T TB --config.user.base_url=http://h/v1",
-      ["pip", "userrl_jax.train", "pip", "userrl_jax.evaluate"],
+      [
+        *(*_PREPARED, "userrl_jax.train"),
+        *(*_PREPARED, "userrl_jax.evaluate"),
+      ],
     ),
-    ("ablations.sh b --config.grpo.kl_coef=0", ["pip", "launch/sweep.py"]),
+    ("ablations.sh b --config.grpo.kl_coef=0", [*_PREPARED, "launch/sweep.py"]),
     *(
-      (f"ablations.sh {letter}", ["pip", *["launch/sweep.py"] * 2])
+      (f"ablations.sh {letter}", [*_PREPARED, *["launch/sweep.py"] * 2])
       for letter in "de"
     ),
   ],
