@@ -214,11 +214,11 @@ def test_only_entry_points_see_the_whole_config():
   """Others take their own part of it, or plain values.
 
   `assembly` is what the entry points have in common, `partner` that part of
-  `play` that needs JAX, `plan` and `plan_tables` what `doctor --plan` shows and
-  `train` checks.
+  `play` that needs JAX, `plan` and `plan_tables` what `doctor --plan` shows,
+  `fitting` what `train` checks.
   """
   allowed = {*_ENTRY_POINTS, "assembly", "flags", "partner"}
-  allowed |= {"plan", "plan_tables"}
+  allowed |= {"fitting", "plan", "plan_tables"}
   allowed |= {"config", "config_fields", "config_rules"}
   whole = set()
   for module, path in _FILES.items():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from userrl_jax import config as config_lib
+from userrl_jax import fitting
 from userrl_jax import flags
 from userrl_jax import hosts
 from userrl_jax import memory
@@ -255,8 +256,8 @@ def test_a_launch_is_refused_before_anything_is_written(
     f"  return config.Config(out_dir={str(tmp_path / 'run')!r})\n"
   )
   found = plan.setup(config_lib.Config(), jax.devices(), "cpu")
-  plan.check(found.config, found.need.collecting)
-  plan.check(found.config)  # a CPU tells no limit
+  fitting.check(found.config, found.need.collecting)
+  fitting.check(found.config)  # a CPU tells no limit
   # Stands in for a device that tells what it has, a byte too little.
   device = types.SimpleNamespace(
     memory_stats=lambda: {"bytes_limit": found.need.collecting - 1}
@@ -293,6 +294,8 @@ def test_every_figure_says_how_it_came_about():
   assert by_name["params"].status == "compiled"
   assert by_name["params"].value == found.need.params / _GIB
   assert by_name["gradients"].status == "estimated"
+  assert by_name["activations"].status == "estimated"  # the rest of a total
+  assert "less the gradients" in by_name["activations"].note
   assert by_name["micro-batch, at best"].value == pytest.approx(10.0)  # ms
   assert "bound by products" in by_name["micro-batch, at best"].note
   assert by_name["micro-batch, memory"].status == "compiled"

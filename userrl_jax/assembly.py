@@ -22,6 +22,7 @@ from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import data
 from userrl_jax import demonstrate
+from userrl_jax import fitting
 from userrl_jax import gyms
 from userrl_jax import hosts
 from userrl_jax import process
@@ -101,6 +102,8 @@ def build(config: config_lib.Config) -> Parts:
   hosts.connect(mesh)
   sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
   models = host.local_models(config.user, config.judge, config.local)
+  beside = sum(one.params_bytes + one.cache_bytes for one in models.values())
+  config = fitting.sized(config, reserved=beside)
   user = users.User(
     config.user,
     config.judge,
