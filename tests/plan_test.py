@@ -186,6 +186,27 @@ def test_recipes_of_the_paper_fit_by_their_shapes(size, name):
 
 
 @pytest.mark.parametrize(
+  "size, name, num_rows",
+  [("0_6b", "v5e-4", 8), ("1_7b", "v5e-8", 16), ("14b", "v5p-32", 72)],
+)
+def test_other_sizes_fit_with_as_many_rows(size, name, num_rows):
+  c = flags.load_recipe(f"{_CONFIGS / 'sizes.py'}:{size}")
+  of = slices.named(name)
+  limit, devices = of.chip.hbm_bytes, plan.stand_ins(of)
+  c = fitting.sized(c, devices, "tpu", limit)
+  assert (c.engine.num_rows, c.engine.num_lanes) == (num_rows, num_rows)
+  found = plan.setup(c, devices, "tpu")
+  assert memory.remedy(found.need, limit, *plan.memory_sizes(found)) == ""
+  assert found.model.attention == "splash"
+  assert max(found.need.update, found.need.collecting) < 0.8 * limit
+
+
+def test_a_size_that_is_none_is_refused():
+  with pytest.raises(ValueError, match="one of 0_6b, 1_7b, 14b, got '3b'"):
+    flags.load_recipe(f"{_CONFIGS / 'sizes.py'}:3b")
+
+
+@pytest.mark.parametrize(
   "size, name, changes, advice, cure",
   [
     (
