@@ -12,7 +12,7 @@ Command:   bash launch/tpu_pod.sh NAME ZONE PROJECT configs/paper_32b.py \
            of launch/paper.sh; the rest is as in paper_4b.py
 Hardware:  TPU v5p-64 (32 chips of 95 GB); planned with
              python -m userrl_jax.doctor --config=configs/paper_32b.py \
-               --plan=v5p-64
+               --config.tokenizer.folder=MODEL --plan=v5p-64
            and not run here
 Time:      not run here
 Expect:    nobody has published this run; above the 8B's 0.565 on average

@@ -51,6 +51,8 @@ accelerator() {
 install() {
   if [ -n "$dry_run" ]; then
     python=python
+    [ -n "${VIRTUAL_ENV:-}" ] || printf '%s -m venv %s   # unless it is there
+source %s/bin/activate\n' "${PYTHON:-python3}" "$(venv_name)" "$(venv_name)"
     run python -m pip install --editable ".$1"
   else
     prepare "$1"

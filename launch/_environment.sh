@@ -12,7 +12,7 @@ prepare() {
   local extras="$1" venv="${VIRTUAL_ENV:-}"
   if [ -z "$venv" ]; then
     require_version "${PYTHON:-python3}"
-    venv="$root/.venv${PYTHON:+-$(version "$PYTHON")}"
+    venv="$root/$(venv_name)"
     # Made again where a former attempt was cut off before it had a pip.
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_venv "$venv"
   fi
@@ -29,6 +29,10 @@ prepare() {
   "$python" -m pip install --quiet --disable-pip-version-check \
     --editable ".$extras"
   echo "$key $extras" >"$stamp"
+}
+
+venv_name() {
+  echo ".venv${PYTHON:+-$(version "$PYTHON")}"
 }
 
 make_venv() {

@@ -4,7 +4,8 @@
 #     [--config.field=value ...]
 #   bash launch/slurm.sh --dry_run RECIPE.py ...   # prints what the job would do
 # Submit it from the checkout, on a disk that all hosts share, as out_dir must be.
-# A job whose time is up keeps a checkpoint, is queued again and goes on.
+# A job whose time is up keeps a checkpoint, is queued again and goes on; so is
+# one that lost a host.
 # Variables: ENTRY, ACCELERATOR and PYTHON, as of single_host.sh.
 #SBATCH --job-name=userrl_jax
 #SBATCH --ntasks-per-node=1
@@ -34,6 +35,10 @@ code=0
 run srun --ntasks-per-node=1 --kill-on-bad-exit=1 env "${devices[@]}" \
   "$python" -m "userrl_jax.${ENTRY:-train}" --config="${arguments[0]}" \
   "${arguments[@]:1}" "$hosts_flag" || code=$?
-# 143 is that of SIGTERM: train has kept what it needs to go on.
-[ "$code" -ne 143 ] || run scontrol requeue "$SLURM_JOB_ID"
+[ -z "$dry_run" ] || echo "# and where that ends with 75 or 143:"
+# 143 is that of SIGTERM: train has kept what it needs to go on. 75 is that of
+# hosts that lost another.
+if [ -n "$dry_run" ] || [[ "$code" =~ ^(75|143)$ ]]; then
+  run scontrol requeue "${SLURM_JOB_ID:-JOB}"
+fi
 exit "$code"

@@ -22,7 +22,8 @@ of the grid, and the report makes the tests that were planned with them.
   --jobs=4          so many runs at once
   --gpus_per_job=1  each of them on so many GPUs of its own
   --dry_run         prints the commands, runs nothing
-  --slurm           writes a job array for sbatch, runs nothing
+  --slurm           writes a job array for sbatch and a job for the report that
+                    waits for it, prints how to submit both, runs nothing
   --only=N          only run number N, from 0; no report (the job array does so)
   --report_only     reports on what there is
 """
@@ -272,27 +273,39 @@ def read_state(folder: pathlib.Path, run: sweeps.Run) -> dict[str, Any]:
 def write_array(
   argv: Sequence[str], folder: pathlib.Path, num_runs: int, num_jobs: int
 ) -> str:
-  """Writes a job array, a task for each run; returns how to submit it."""
+  """Writes a job array and a report's job; returns how to submit both."""
   (folder / "logs").mkdir(parents=True, exist_ok=True)
   again = [sys.executable, str(pathlib.Path(__file__).resolve())]
   again += [a for a in argv if not re.fullmatch(r"--?slurm(=.*)?", a)]
-  path = folder / "array.sbatch"
   limit = f"%{num_jobs}" if num_jobs > 1 else ""
-  lines = [
-    "#!/bin/bash",
-    f"#SBATCH --job-name={folder.name}",
-    f"#SBATCH --array=0-{num_runs - 1}{limit}",
-    f"#SBATCH --output={folder}/logs/array-%a.log",
-    "#SBATCH --open-mode=append",
-    "#SBATCH --requeue",
-    f'exec {shlex.join(again)} --only="$SLURM_ARRAY_TASK_ID"',
-  ]
-  path.write_text("\n".join(lines) + "\n")
-  report = shlex.join([*again, "--report_only"])
-  return (
-    f"# Add what a run needs, such as --gres=gpu:1 --time=4:00:00:\n"
-    f"sbatch {shlex.quote(str(path))}\n# When it has ended:\n{report}"
+  array = _write_job(
+    folder / "array.sbatch",
+    [
+      f"--job-name={folder.name}",
+      f"--array=0-{num_runs - 1}{limit}",
+      f"--output={folder}/logs/array-%a.log",
+      "--open-mode=append",
+      "--requeue",
+    ],
+    f'{shlex.join(again)} --only="$SLURM_ARRAY_TASK_ID"',
   )
+  report = _write_job(
+    folder / "report.sbatch",
+    [f"--job-name={folder.name}_report", f"--output={folder}/logs/report.log"],
+    shlex.join([*again, "--report_only"]),
+  )
+  return (
+    "# Add to it what a run needs, such as --gres=gpu:1 --time=4:00:00:\n"
+    f"job=$(sbatch --parsable {array})\n"
+    "# The report, when the last run has ended, whatever became of it:\n"
+    f'sbatch --dependency=afterany:"${{job%%;*}}" {report}'
+  )
+
+
+def _write_job(path: pathlib.Path, options: Sequence[str], command: str) -> str:
+  lines = ["#!/bin/bash", *(f"#SBATCH {one}" for one in options)]
+  path.write_text("\n".join([*lines, f"exec {command}"]) + "\n")
+  return shlex.quote(str(path))
 
 
 def last_words(log: pathlib.Path) -> str:

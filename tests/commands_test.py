@@ -1,13 +1,19 @@
-"""Every command of the pages, recipes and launch scripts can be given so.
+"""Every command of pages, docstrings and launch scripts can be given so.
 
-Pages are run by bash itself, which finds no program: what they would start
+They are run by bash itself, which finds no program: what they would start
 comes here instead. It is parsed by the flags of the entry point that it names,
 or is a launch script, whose --dry_run is started and read in the same way.
+
+Of pages these are the blocks and what stands between backticks, of docstrings
+what does or begins a line. BUILD_NOTES.md is left out: its commands are dated
+and were given to the code of their day.
 """
 
 import argparse
 import ast
 import configparser
+import functools
+import importlib.util
 import os
 import pathlib
 import re
@@ -18,20 +24,41 @@ import sys
 
 import pytest
 
+from userrl_jax import config_fields
 from userrl_jax import flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md")
+PAGES = {  # how many commands at least: a page that is not read has none
+  "README.md": 40,
+  "CONTRIBUTING.md": 8,
+  "configs/ablations/PLAN.md": 1,
+}
+PAGES |= {
+  path.relative_to(ROOT).as_posix(): 1
+  for path in sorted((ROOT / "configs" / "expected").glob("*.md"))
+}
 # Programs of others, whose arguments are not checked.
 _OTHERS = {"curl", "git", "gcloud", "pre-commit", "ruff", "mypy", "shellcheck"}
+_OTHERS |= {"scontrol", "source"}
+# What making an environment takes, where none is active.
+_PREPARED = ("venv", "source", "pip")
 # Where a page leaves out what it has shown before.
 _SHOWN_BEFORE = [
   "--config.gyms.tasks=FOLDER",
   "--config.tokenizer.folder=FOLDER",
 ]
+_CHECKED: dict[tuple[str, ...], str] = {}  # {command: what it is checked as}
+_BLOCKS = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# A command in words: what tells it from a file or a field in the same font.
+_PROGRAM = r"(?:[A-Z_]+=\S+ )*(?:python|bash|pip|sbatch|curl)"
+_BEGINS_LINE = re.compile(
+  rf"^\s*(?:[A-Z]\w+:)?\s*({_PROGRAM} .*(?:(?<=\\)\n.*)*)", re.MULTILINE
+)
 _RECORD = r"""
 command_not_found_handle() { printf '%s\0' "$@" >&9; printf '\1' >&9; }
-sbatch() { command_not_found_handle sbatch "$@"; }
+for one in sbatch source; do
+  eval "$one() { command_not_found_handle $one \"\$@\"; }"
+done
 PATH=/nowhere
 """
 
@@ -61,6 +88,8 @@ def _check(words: list[str], tmp_path: pathlib.Path) -> str:
   while "=" in words[0] or words[0] == "env":
     words = words[1:]
   program, *rest = words
+  if rest[:2] == ["-m", "venv"]:
+    return "venv"
   if program == "srun":
     at = rest.index("env")
     return _check(rest[at:], tmp_path)
@@ -80,6 +109,9 @@ def _check(words: list[str], tmp_path: pathlib.Path) -> str:
   if program == "python" and rest[0] == "-m":
     _check_entry(rest[1], rest[2:])
     return rest[1]
+  if program == "python" and rest[0].startswith("tests/"):
+    assert (ROOT / rest[0]).is_file(), rest
+    return rest[0]
   if program == "python":
     done = subprocess.run(
       [sys.executable, *rest, "--dry_run"],
@@ -95,16 +127,33 @@ def _check(words: list[str], tmp_path: pathlib.Path) -> str:
 
 
 def _check_all(text: str, tmp_path: pathlib.Path) -> list[str]:
-  return [_check(words, tmp_path) for words in _commands(text, tmp_path)]
+  """Checks the commands of a script, each once a session."""
+  done = []
+  for words in _commands(text, tmp_path):
+    key = tuple(words)
+    if key not in _CHECKED:
+      _CHECKED[key] = _check(words, tmp_path)
+    done.append(_CHECKED[key])
+  return done
 
 
 def _check_entry(module: str, arguments: list[str]) -> None:
   """Has an entry point parse its arguments, and no more."""
   if module in ("pytest", "venv"):
     return
+  source = pathlib.Path(importlib.util.find_spec(module).origin).read_text()
+  assert '__name__ == "__main__"' in source or module.startswith("tests.")
+  if module.startswith("tests."):
+    return  # it reads its arguments in its own way
+  if not re.search(r"\b(argparse|flags|contract_command)\b", source):
+    assert not arguments, f"{module} takes none"
+    return
   if "..." in arguments:
     at = arguments.index("...")
     arguments[at : at + 1] = _SHOWN_BEFORE
+  if "--config=..." in arguments:
+    at = arguments.index("--config=...")
+    arguments[at] = "--config=configs/quickstart.py"
   parse_args, parse = argparse.ArgumentParser.parse_args, flags.parse
 
   def parse_args_only(self, argv=None, namespace=None):
@@ -140,7 +189,11 @@ def _check_script(words: list[str], tmp_path: pathlib.Path) -> list[str]:
     cwd=ROOT,
     capture_output=True,
     text=True,
-    env={k: v for k, v in os.environ.items() if not k.startswith("SLURM_")},
+    env={
+      k: v
+      for k, v in os.environ.items()
+      if not k.startswith(("SLURM_", "VIRTUAL_ENV"))
+    },
   )
   assert done.returncode == 0, done.stderr
   checked = _check_all(done.stdout, tmp_path)
@@ -162,27 +215,74 @@ def at_root(monkeypatch, tmp_path):
   monkeypatch.chdir(ROOT)
 
 
+def _between_backticks(text: str) -> list[str]:
+  found = re.findall(rf"`({_PROGRAM} [^`]*)`", text)
+  return [" ".join(one.split()) for one in found]
+
+
+@functools.cache
+def _docstrings() -> dict[str, str]:
+  """Returns {file: what it says of itself} of the whole repository."""
+  files = subprocess.run(
+    ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout.split()
+  trees = {file: ast.parse((ROOT / file).read_text()) for file in files}
+  return {file: ast.get_docstring(tree) or "" for file, tree in trees.items()}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_of_a_page_can_be_given(at_root, page, tmp_path):
   text = (ROOT / page).read_text()
-  blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-  checked = [one for block in blocks for one in _check_all(block, tmp_path)]
+  blocks = [code for kind, code in _BLOCKS.findall(text) if kind == "bash"]
+  inline = _between_backticks(_BLOCKS.sub("", text))
+  checked = [
+    one for code in blocks + inline for one in _check_all(code, tmp_path)
+  ]
   # None is passed over: a line that starts no program is a comment, or said so.
-  assert len(checked) >= 5
+  assert len(checked) >= PAGES[page]
   if page == "README.md":
     assert checked.count("userrl_jax.train") >= 8
     assert {"userrl_jax.compare", "userrl_jax.serve"} <= set(checked)
 
 
-def test_commands_of_recipes_can_be_given(at_root, tmp_path):
-  for path in sorted((ROOT / "configs").glob("**/*.py")):
-    doc = ast.get_docstring(ast.parse(path.read_text()))
-    lines = doc.partition("Command:")[2].splitlines()
-    command = [lines[0]]
-    while command[-1].endswith("\\"):
-      command.append(lines[len(command)])
-    (what,) = _check_all("\n".join(command), tmp_path)
-    assert what in ("userrl_jax.train", *map(str, _scripts())), path
+@pytest.mark.parametrize(
+  ("top", "at_least"),
+  [("configs", 13), ("launch", 2), ("tests", 8), ("userrl_jax", 15)],
+)
+def test_commands_of_docstrings_can_be_given(at_root, tmp_path, top, at_least):
+  checked = {
+    file: [
+      one
+      for code in _between_backticks(text) + _BEGINS_LINE.findall(text)
+      for one in _check_all(code, tmp_path)
+    ]
+    for file, text in _docstrings().items()
+    if file.startswith(f"{top}/")
+  }
+  assert sum(map(len, checked.values())) >= at_least
+  if top == "configs":
+    assert all(checked.values()), checked
+    assert checked["configs/paper_32b.py"] == [
+      *("launch/tpu_pod.sh", "userrl_jax.doctor"),
+    ]
+  if top == "userrl_jax":
+    assert checked["userrl_jax/evaluate.py"] == ["userrl_jax.evaluate"]
+
+
+def test_fields_in_words_are_fields():
+  """Also those that stand in no command."""
+  texts = _docstrings() | {page: (ROOT / page).read_text() for page in PAGES}
+  texts |= {str(path): (ROOT / path).read_text() for path in _scripts()}
+  fields = config_fields.field_types()
+  sections = {name.rpartition(".")[0] for name in fields}
+  known = {"field", *fields, *sections}
+  for where, text in texts.items():
+    for name in re.findall(r"--config\.([a-z_0-9.]*[a-z_0-9])", text):
+      assert name in known, (where, name)
 
 
 def _scripts() -> list[pathlib.Path]:
@@ -193,35 +293,39 @@ def _scripts() -> list[pathlib.Path]:
 @pytest.mark.parametrize(
   ("words", "found"),
   [
-    ("quickstart.sh --config.seed=3", ["pip", "userrl_jax.train"]),
-    ("test.sh -k seed", ["pip", "pytest"]),
-    ("single_host.sh configs/quickstart.py", ["pip", "userrl_jax.train"]),
+    ("quickstart.sh --config.seed=3", [*_PREPARED, "userrl_jax.train"]),
+    ("test.sh -k seed", [*_PREPARED, "pytest"]),
+    ("single_host.sh configs/quickstart.py", [*_PREPARED, "userrl_jax.train"]),
     (
       """slurm.sh configs/quickstart.py --config.stages='("base",)'""",
-      ["pip", "userrl_jax.train"],
+      [*_PREPARED, "userrl_jax.train", "scontrol"],
     ),
     (
       """tpu_pod.sh me zone project configs/quickstart.py
       --config.stages='("base",)'""",
-      ["shell", "gcloud", "gcloud", "pip", "userrl_jax.train"],
+      ["shell", "gcloud", "gcloud", *_PREPARED, "userrl_jax.train"],
     ),
     *(
       (
         f"paper.sh {size} MODEL TASKS TAU --config.user.base_url=http://h/v1",
         [
-          *("pip", "userrl_jax.demonstrate"),
-          *("pip", "userrl_jax.train", "pip", "userrl_jax.evaluate"),
+          *(*_PREPARED, "userrl_jax.demonstrate"),
+          *(*_PREPARED, "userrl_jax.train"),
+          *(*_PREPARED, "userrl_jax.evaluate"),
         ],
       )
       for size in ("4b", "8b", "4b:equalized_sum")
     ),
     (
       "paper.sh 4b:no_cold_start M T TB --config.user.base_url=http://h/v1",
-      ["pip", "userrl_jax.train", "pip", "userrl_jax.evaluate"],
+      [
+        *(*_PREPARED, "userrl_jax.train"),
+        *(*_PREPARED, "userrl_jax.evaluate"),
+      ],
     ),
-    ("ablations.sh b --config.grpo.kl_coef=0", ["pip", "launch/sweep.py"]),
+    ("ablations.sh b --config.grpo.kl_coef=0", [*_PREPARED, "launch/sweep.py"]),
     *(
-      (f"ablations.sh {letter}", ["pip", *["launch/sweep.py"] * 2])
+      (f"ablations.sh {letter}", [*_PREPARED, *["launch/sweep.py"] * 2])
       for letter in "de"
     ),
   ],

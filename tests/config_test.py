@@ -509,7 +509,7 @@ def test_every_rule_names_a_field():
 EXPERIMENTS = ("cold_start", "credits", "users", "delayed", "efficiency")
 EXPERIMENTS += ("paper",)
 RECIPES = ("quickstart", "real_input", "all_gyms", "paper_4b", "paper_8b")
-RECIPES += ("paper_32b", "profiles")
+RECIPES += ("paper_32b", "profiles", "sizes")
 RECIPES += tuple(f"ablations/{name}" for name in EXPERIMENTS)
 
 

@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+from userrl_jax import host_watch
+
 STAGES = '--config.stages=("base", "grpo")'  # has what shells would read
 PYTHON = f"""#!/bin/bash
 if [ "$1" != -m ]; then exec {sys.executable} "$@"; fi
@@ -132,8 +134,13 @@ def test_a_job_has_all_gpus_of_its_node(launch, root):
   assert "scontrol" not in done.stdout
 
 
-@pytest.mark.parametrize(("code", "again"), [(143, True), (1, False)])
-def test_a_job_is_queued_again_when_its_time_is_up(launch, root, code, again):
+@pytest.mark.parametrize(
+  ("code", "again"),
+  [(143, True), (host_watch.EXIT_CODE, True), (1, False), (0, False)],
+)
+def test_a_job_is_queued_again_when_its_time_is_up_or_a_host_is_lost(
+  launch, root, code, again
+):
   variables = {"SLURM_SUBMIT_DIR": str(root), "SLURM_JOB_ID": "17"}
   done, _ = launch(
     "slurm.sh", "configs/quickstart.py", CODE=str(code), **variables

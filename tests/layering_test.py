@@ -215,10 +215,10 @@ def test_only_entry_points_see_the_whole_config():
 
   `assembly` is what the entry points have in common, `partner` that part of
   `play` that needs JAX, `play_recipe` its config, `plan` and `plan_tables` what
-  `doctor --plan` shows and `train` checks.
+  `doctor --plan` shows, `fitting` what `train` checks.
   """
   allowed = {*_ENTRY_POINTS, "assembly", "flags", "partner"}
-  allowed |= {"plan", "plan_tables", "play_recipe"}
+  allowed |= {"fitting", "plan", "plan_tables", "play_recipe"}
   allowed |= {"config", "config_fields", "config_rules"}
   whole = set()
   for module, path in _FILES.items():

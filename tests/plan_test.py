@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from userrl_jax import config as config_lib
+from userrl_jax import fitting
 from userrl_jax import flags
 from userrl_jax import hosts
 from userrl_jax import memory
@@ -197,6 +198,27 @@ def test_recipes_of_the_paper_fit_by_their_shapes(size, name):
 
 
 @pytest.mark.parametrize(
+  "size, name, num_rows",
+  [("0_6b", "v5e-4", 8), ("1_7b", "v5e-8", 16), ("14b", "v5p-32", 72)],
+)
+def test_other_sizes_fit_with_as_many_rows(size, name, num_rows):
+  c = flags.load_recipe(f"{_CONFIGS / 'sizes.py'}:{size}")
+  of = slices.named(name)
+  limit, devices = of.chip.hbm_bytes, plan.stand_ins(of)
+  c = fitting.sized(c, devices, "tpu", limit)
+  assert (c.engine.num_rows, c.engine.num_lanes) == (num_rows, num_rows)
+  found = plan.setup(c, devices, "tpu")
+  assert memory.remedy(found.need, limit, *plan.memory_sizes(found)) == ""
+  assert found.model.attention == "splash"
+  assert max(found.need.update, found.need.collecting) < 0.8 * limit
+
+
+def test_a_size_that_is_none_is_refused():
+  with pytest.raises(ValueError, match="one of 0_6b, 1_7b, 14b, got '3b'"):
+    flags.load_recipe(f"{_CONFIGS / 'sizes.py'}:3b")
+
+
+@pytest.mark.parametrize(
   "size, name, changes, advice, cure",
   [
     (
@@ -267,8 +289,8 @@ def test_a_launch_is_refused_before_anything_is_written(
     f"  return config.Config(out_dir={str(tmp_path / 'run')!r})\n"
   )
   found = plan.setup(config_lib.Config(), jax.devices(), "cpu")
-  plan.check(found.config, found.need.collecting)
-  plan.check(found.config)  # a CPU tells no limit
+  fitting.check(found.config, found.need.collecting)
+  fitting.check(found.config)  # a CPU tells no limit
   # Stands in for a device that tells what it has, a byte too little.
   device = types.SimpleNamespace(
     memory_stats=lambda: {"bytes_limit": found.need.collecting - 1}
@@ -305,6 +327,8 @@ def test_every_figure_says_how_it_came_about():
   assert by_name["params"].status == "compiled"
   assert by_name["params"].value == found.need.params / _GIB
   assert by_name["gradients"].status == "estimated"
+  assert by_name["activations"].status == "estimated"  # the rest of a total
+  assert "less the gradients" in by_name["activations"].note
   assert by_name["micro-batch, at best"].value == pytest.approx(10.0)  # ms
   assert "bound by products" in by_name["micro-batch, at best"].note
   assert by_name["micro-batch, memory"].status == "compiled"

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -285,6 +286,24 @@ def test_a_dry_run_prints_commands_and_writes_nothing(sweep, capsys):
   assert out.startswith("python -m userrl_jax.train --config=recipe.py ")
   assert len(out.splitlines()) == 6
   assert not pathlib.Path("dry").exists()
+
+
+def test_the_report_of_a_job_array_waits_for_it(place, sweep, capsys):
+  assert sweep("array", *GRID, "--slurm") == 0
+  script = capsys.readouterr().out
+  # Stands in for SLURM: says a job's number, and what it was asked for.
+  sbatch = 'sbatch() { echo "17;a_cluster"; echo "$*" >>asked; }\n'
+  subprocess.run(["bash", "-euc", sbatch + script], check=True)
+  assert pathlib.Path("asked").read_text().splitlines() == [
+    "--parsable array/array.sbatch",
+    "--dependency=afterany:17 array/report.sbatch",
+  ]
+  lines = pathlib.Path("array", "report.sbatch").read_text().splitlines()
+  (command,) = [line for line in lines if line and line[0] != "#"]
+  words = shlex.split(command)
+  assert words[3:] == [
+    *("--config=recipe.py", "--out_dir=array", *GRID, "--report_only"),
+  ]
 
 
 @pytest.mark.exhaustive

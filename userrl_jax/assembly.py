@@ -22,6 +22,7 @@ from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import data
 from userrl_jax import demonstrate
+from userrl_jax import fitting
 from userrl_jax import gyms
 from userrl_jax import hosts
 from userrl_jax import process
@@ -102,9 +103,14 @@ def build(config: config_lib.Config) -> Parts:
   sharding.row_sharding(mesh, config.packing.rows_per_micro_batch)
   theirs = None
   if config.user.kind == "local" and config.local.devices == "apart":
-    engine_mesh, beside = host.halves(engine_mesh)
-    theirs = list(beside.devices.flat)
+    engine_mesh, others = host.halves(engine_mesh)
+    theirs = list(others.devices.flat)
   models = host.local_models(config.user, config.judge, config.local, theirs)
+  beside = 0
+  if theirs is None:
+    own = models.values()
+    beside = sum(one.params_bytes + one.cache_bytes for one in own)
+  config = fitting.sized(config, reserved=beside)
   user = users.User(
     users.of_host(config.user, jax.process_count()),
     config.judge,

@@ -192,13 +192,12 @@ class Rollout:
 class Engine:
   """Shapes of the sampler: of each device that has rows of its own."""
 
-  num_rows: int = 128  # KV rows: episodes whose history is kept
-  num_lanes: int = 64  # rows that decode together
+  num_rows: int = 128  # KV rows: histories that are kept; 0: all that fit
+  num_lanes: int = 64  # rows that decode together; 0: as many as rows
   decode_tokens: int = 16  # tokens a lane may sample in one device call
   extend_chunk: int = 128  # ids a row may read in one device call
   extend_tokens: int = 256  # ids that all rows together may read in one
-  # When an episode needs a row and all are taken: wait for one, or give_up
-  # that of an episode whose user thinks; its history is then read again.
+  # With all rows taken: wait, or give_up one whose user thinks and read again.
   when_full: str = "wait"
 
 

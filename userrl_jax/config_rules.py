@@ -131,6 +131,8 @@ _NUMBERS = {
   "Budget.max_usd": _NOT_NEGATIVE,
   "Budget.max_tokens": _NOT_NEGATIVE,
   "Budget.max_calls": _NOT_NEGATIVE,
+  "Engine.num_rows": _NOT_NEGATIVE,
+  "Engine.num_lanes": _NOT_NEGATIVE,
   "Rollout.max_staleness": _NOT_NEGATIVE,
   "Rollout.max_malformed": _NOT_NEGATIVE,
   "Rollout.agent_timeout_s": _NOT_NEGATIVE,
@@ -248,7 +250,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
     (
       "engine.num_lanes",
       f"at most engine.num_rows ({engine.num_rows})",
-      engine.num_lanes <= engine.num_rows,
+      not engine.num_rows or engine.num_lanes <= engine.num_rows,
     ),
     (
       "engine.extend_tokens",

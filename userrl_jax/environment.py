@@ -31,6 +31,8 @@ def describe(parts: assembly.Parts, command: flags.Command) -> dict[str, Any]:
     "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
     "devices": [device.device_kind for device in jax.devices()],
     "num_cpus": os.cpu_count(),
+    "num_rows": parts.config.engine.num_rows,
+    "num_lanes": parts.config.engine.num_lanes,
     "tokenizer": parts.tokenizer.fingerprint,
     "git": _git(),
   }

@@ -194,14 +194,40 @@ def remedy(
     return "set grpo.kl_coef=0, which needs no reference params"
   tensor = f"mesh.tensor (now {mesh.shape['tensor']})"
   if of.collecting > limit:
-    room = limit - of.state - of.rollout_params - of.sampling
-    num_rows = max(0, math.floor(room / (of.kv_rows / engine.num_rows)))
+    alone = dataclasses.replace(of, stays=False)
+    num_rows = rows_that_fit(alone, limit, engine.num_rows)
     if num_rows:
       return (
         f"set engine.num_rows and engine.num_lanes to {num_rows} or less (now "
         f"{engine.num_rows}), or raise {tensor}"
       )
     return f"raise {tensor}, over which alone the sampler's copy is split"
+  return smaller_update(of, limit, model, packing, mesh)
+
+
+def rows_that_fit(of: Need, limit: int, num_rows: int) -> int:
+  """Returns how many KV rows fit a device beside all else.
+
+  Args:
+    of: the run.
+    limit: bytes that a device has.
+    num_rows: that `of` counts.
+  """
+  others = of.collecting - of.kv_rows
+  if of.stays:
+    others = max(others, of.update - of.kv_rows)
+  return max(0, math.floor((limit - others) / (of.kv_rows / num_rows)))
+
+
+def smaller_update(
+  of: Need,
+  limit: int,
+  model: qwen3.Config,
+  packing: config.Packing,
+  mesh: jax.sharding.Mesh,
+) -> str:
+  """Returns which line of a recipe to change for a smaller update."""
+  tensor = f"mesh.tensor (now {mesh.shape['tensor']})"
   if of.stays and of.update - of.sampler <= limit:
     return "set rollout.max_staleness=0, which frees the sampler's memory"
   if model.remat != "full":

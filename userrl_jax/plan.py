@@ -2,8 +2,8 @@
 
 In: a recipe, and devices, which may be those of a slice that is nowhere near.
 Out: a `Plan`: shapes of the run, its programs as the compiler has them, and the
-memory that they need. `plan_tables` prints it; `check` refuses a run at launch
-that the devices cannot hold.
+memory that they need. `plan_tables` prints it; `fitting` refuses a run that the
+devices cannot hold.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,6 @@ import numpy as np
 from userrl_jax import config as config_lib
 from userrl_jax import lowering
 from userrl_jax import memory
-from userrl_jax import process
 from userrl_jax import program_work
 from userrl_jax import sharding
 from userrl_jax import slices
@@ -130,26 +129,6 @@ class Program:
   counted: tuple[float, float]
   collectives: Sequence[program_work.Collective] = ()
   depths: tuple[int, ...] = ()
-
-
-def check(config: config_lib.Config, limit: int | None = None) -> None:
-  """Refuses a run that its devices cannot hold, before anything is compiled.
-
-  Args:
-    config: validated by `config_rules.validate`.
-    limit: bytes of a device; by default what the devices tell, which CPUs do
-      not.
-
-  Raises:
-    ValueError: says what is needed, and which line to change.
-  """
-  process.split_cpu(config.mesh.cpu_devices)
-  if limit is None:
-    stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    limit = min(one.get("bytes_limit", 0) for one in stats)
-  if limit:
-    found = setup(config, jax.devices(), jax.default_backend())
-    memory.check(found.need, limit, *memory_sizes(found))
 
 
 def memory_sizes(found: Setup) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ import sys
 import jax
 
 from userrl_jax import config as config_lib
+from userrl_jax import fitting
 from userrl_jax import memory
 from userrl_jax import plan
 from userrl_jax import program_work
@@ -82,7 +83,9 @@ def show(
     )
   of = slices.named(name)
   devices = plan.topology(of)
-  found = plan.setup(config, devices or plan.stand_ins(of), "tpu", of)
+  shown = devices or plan.stand_ins(of)
+  config = fitting.sized(config, shown, "tpu", of.chip.hbm_bytes)
+  found = plan.setup(config, shown, "tpu", of)
   for line in _head(found, of):
     print(line, flush=True)
   so_far, refusal = Plan(found, of.chip), ""
@@ -207,8 +210,8 @@ def memory_figures(of: Plan) -> Iterator[Figure]:
   yield figure("gradients", need.gradients, _ESTIMATED, "from shapes")
   how = "the inputs of layers alone, a lower bound"
   if of.update is not None:
-    how = "what else the compiled update makes"
-  yield figure("activations", need.activations, update, how)
+    how = "what the compiled update makes, less the gradients estimated above"
+  yield figure("activations", need.activations, _ESTIMATED, how)
   if need.stays:
     yield figure("sampler, all the time", need.sampler, _ESTIMATED)
   yield figure("update, all together", need.update, update)

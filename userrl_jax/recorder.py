@@ -82,12 +82,13 @@ class Recorder:
       self._keep_environment(command, goes_on)
       if not goes_on:  # they may be of another config, or tokenizer
         shutil.rmtree(parts.folder / "dialogues", ignore_errors=True)
-    model = parts.config.model
+    model, engine = parts.config.model, parts.config.engine
     self._console.print(
       f"run {parts.folder}: {model.folder or model.preset} on "
       f"{len(jax.devices())} x {jax.devices()[0].device_kind}, "
       f"{len(parts.tasks)} training tasks, vocabulary "
-      f"{parts.tokenizer.vocab_size}"
+      f"{parts.tokenizer.vocab_size}, {engine.num_rows} KV rows and "
+      f"{engine.num_lanes} lanes a device"
     )
 
   def __enter__(self) -> "Recorder":

@@ -21,10 +21,10 @@ from userrl_jax import assembly
 from userrl_jax import collecting
 from userrl_jax import config as config_lib
 from userrl_jax import evaluate
+from userrl_jax import fitting
 from userrl_jax import flags
 from userrl_jax import forecast
 from userrl_jax import hosts
-from userrl_jax import plan
 from userrl_jax import recorder
 from userrl_jax import report
 from userrl_jax import selection
@@ -40,12 +40,12 @@ from userrl_jax.models import qwen3
 def main(config: config_lib.Config, command: flags.Command) -> None:
   """Runs the configured stages, one after the other, and reports."""
   with flags.user_errors():
-    plan.check(config)
+    fitting.check(config)
     parts = assembly.build(config)
     held_out = assembly.held_out_tasks(config)
     to_do = stages.plan(parts)
     run = recorder.Recorder(parts, command)
-  with run:
+  with run, fitting.explained(parts.config):
     run.tell(forecast.text(parts, to_do))
     for stage in to_do:
       stage = stages.counted(parts, stage)

@@ -1,7 +1,7 @@
 """Memory, compile time and speed of the log-prob head; run by hand.
 
-  python -m tests.benchmarks.head_programs memory   compiled, not run
-  python -m tests.benchmarks.head_programs depth    compiled, not run
+  python -m tests.benchmarks.head_programs memory   # compiled, not run
+  python -m tests.benchmarks.head_programs depth    # compiled, not run
   python -m tests.benchmarks.head_programs speed
 
 memory: temporaries of the gradient of the mean log-prob of 8,192 tokens at

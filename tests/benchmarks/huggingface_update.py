@@ -1,6 +1,6 @@
 """Takes updates with Hugging Face's Qwen3, as `update_speed` asks for them.
 
-  python tests/benchmarks/huggingface_update.py padded|packed
+  python tests/benchmarks/huggingface_update.py padded   # or packed
 
 Runs where torch and transformers are, and needs nothing of this package.
 
