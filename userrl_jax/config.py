@@ -111,8 +111,7 @@ class User:
   max_concurrent: int = 32  # requests under way, of all roles and hosts
   requests_per_minute: int = 0  # of all roles and hosts; 0 is no limit
   tokens_per_minute: int = 0  # in and out, of all of them; 0 is no limit
-  # Wait so long for an endpoint that is down; 0: its episodes are invalid.
-  max_outage_s: float = 0.0
+  max_outage_s: float = 0.0  # wait so long for one that is down; 0: do not
   usd_per_million_in: float = 0.0  # price of tokens that the model reads
   usd_per_million_out: float = 0.0  # and of those that it writes
   # Kinds of users that episodes are drawn from, such as plain=3,noisy,wrong:

@@ -349,7 +349,7 @@ def test_grpo_with_models_on_both_sides(folders, tmp_path, root, judge):
     assert min(shares) > 0 and sum(shares) < len(shares)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1200)
 def test_grpo_with_models_that_only_babble(folders, tmp_path, root):
   """Random params on all sides: every verdict is none, and no score is 0."""
