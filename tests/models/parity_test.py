@@ -133,6 +133,22 @@ def _their_logits(torch, model, tokens_T):
     return model(torch.tensor(tokens_T)[None]).logits[0].numpy()
 
 
+def _their_continuation(torch, model, tokens_T):
+  """Returns NUM_NEW greedy ids, and by how much each was the likeliest."""
+  ids_1T = torch.tensor(tokens_T)[None]
+  out = model.generate(
+    ids_1T,
+    attention_mask=torch.ones_like(ids_1T),
+    max_new_tokens=NUM_NEW,
+    do_sample=False,
+    return_dict_in_generate=True,
+    output_logits=True,
+  )
+  top_N2 = np.sort([logits_1V[0].numpy() for logits_1V in out.logits])[:, -2:]
+  ids_N = out.sequences[0, len(tokens_T) :].numpy()
+  return ids_N, top_N2[:, 1] - top_N2[:, 0]
+
+
 @functools.partial(jax.jit, static_argnames="config")
 def _packed_logits(params, config, *inputs):
   hidden_BTD, _ = qwen3.forward(params, config, *inputs)
@@ -219,20 +235,11 @@ def test_greedy_continuations(torch, theirs, ours, sequences):
   near_ties = 0
   got_BN = _continue(ours, config, sequences)
   for got_N, tokens_T in zip(got_BN, sequences, strict=True):
-    ids_1T = torch.tensor(tokens_T)[None]
-    out = model.generate(
-      ids_1T,
-      attention_mask=torch.ones_like(ids_1T),
-      max_new_tokens=NUM_NEW,
-      do_sample=False,
-      return_dict_in_generate=True,
-      output_logits=True,
-    )
-    want_N = out.sequences[0, len(tokens_T) :].numpy()
+    want_N, gaps_N = _their_continuation(torch, model, tokens_T)
     (differ,) = np.nonzero(got_N != want_N)
     if differ.size:
-      low, high = np.sort(out.logits[differ[0]][0].numpy())[-2:]
-      assert high - low < NEAR_TIE, f"token {differ[0]}: gap {high - low}"
+      gap = gaps_N[differ[0]]
+      assert gap < NEAR_TIE, f"token {differ[0]}: gap {gap}"
       near_ties += 1
   print(f"{near_ties} of {len(sequences)} rows part at a near-tie")
   assert near_ties <= 1
@@ -269,11 +276,9 @@ def test_what_we_save_they_load(
 
 def _golden_models():
   """Yields name, shape, seed and input of the golden models."""
-  for seed, (name, tokens) in enumerate(
-    (("qwen3_4b at 5e6", 12), ("qwen3_14b", 12)), 1
-  ):
-    config = dataclasses.replace(FAMILIES[name], vocab_size=61, num_layers=2)
-    yield name, config, seed, np.arange(tokens) * 7 % config.vocab_size
+  for seed, (name, family) in enumerate(FAMILIES.items(), 1):
+    config = dataclasses.replace(family, vocab_size=61, num_layers=2)
+    yield name, config, seed, np.arange(12) * 7 % config.vocab_size
 
 
 @pytest.fixture
@@ -292,37 +297,53 @@ def test_golden_logits_are_theirs(torch, transformers, golden_folder):
       golden_folder(config, seed),
       dtype=torch.float32,
       attn_implementation="eager",
-    )
-    logits_TV = _their_logits(torch, model.eval(), tokens_T)
-    found[name] = {"tokens": tokens_T.tolist(), "logits": logits_TV}
+    ).eval()
+    ids_N, gaps_N = _their_continuation(torch, model, tokens_T)
+    found[name] = {
+      "tokens": tokens_T.tolist(),
+      "logits": _their_logits(torch, model, tokens_T),
+      "greedy": ids_N.tolist(),
+      "gaps": gaps_N,
+    }
   if os.environ.get("USERRL_WRITE_GOLDEN"):
     for values in found.values():
-      values["logits"] = np.round(values["logits"].astype(float), 6).tolist()
-    GOLDEN.write_text(json.dumps(found).replace("], [", "],\n[") + "\n")
+      for key in ("logits", "gaps"):
+        values[key] = np.round(values[key].astype(float), 6).tolist()
+    text = json.dumps(found).replace("], [", "],\n[").replace("}, ", "},\n")
+    GOLDEN.write_text(text + "\n")
     return
   golden = json.loads(GOLDEN.read_text())
   assert found.keys() == golden.keys()
   for name, values in found.items():
-    np.testing.assert_allclose(
-      values["logits"], golden[name]["logits"], rtol=0, atol=1e-5
-    )
-
-
-def test_golden_logits_are_ours(golden_folder, shardings):
-  golden = json.loads(GOLDEN.read_text())
-  models = list(_golden_models())
-  assert [name for name, *_ in models] == list(golden)
-  for name, config, seed, tokens_T in models:
-    folder = golden_folder(config, seed)
-    assert published.read_config(folder) == config
-    params = weights.load(folder, config, shardings(config))
-    assert golden[name]["tokens"] == tokens_T.tolist()
-    want_TV = np.array(golden[name]["logits"])
-    assert want_TV.std() > 0.5
-    rows = [tokens_T, tokens_T[:5], tokens_T[:9]]
-    packed = _logits_of_packed_rows(params, config, rows)
-    padded, _ = _read_into_cache(params, config, rows)
-    for got_TV in (*packed, *padded):
+    assert values["greedy"] == golden[name]["greedy"]
+    for key in ("logits", "gaps"):
       np.testing.assert_allclose(
-        got_TV, want_TV[: len(got_TV)], rtol=0, atol=TOLERANCE
+        values[key], golden[name][key], rtol=0, atol=1e-5
       )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_golden_logits_and_continuations_are_ours(
+  golden_folder, shardings, name
+):
+  golden = json.loads(GOLDEN.read_text())
+  assert list(golden) == list(FAMILIES)
+  golden = golden[name]
+  [(config, seed, tokens_T)] = [m[1:] for m in _golden_models() if m[0] == name]
+  folder = golden_folder(config, seed)
+  assert published.read_config(folder) == config
+  params = weights.load(folder, config, shardings(config))
+  assert golden["tokens"] == tokens_T.tolist()
+  want_TV = np.array(golden["logits"])
+  assert want_TV.std() > 0.5
+  rows = [tokens_T, tokens_T[:5], tokens_T[:9]]
+  packed = _logits_of_packed_rows(params, config, rows)
+  padded, _ = _read_into_cache(params, config, rows)
+  for got_TV in (*packed, *padded):
+    np.testing.assert_allclose(
+      got_TV, want_TV[: len(got_TV)], rtol=0, atol=TOLERANCE
+    )
+  got_N, want_N = _continue(params, config, rows)[0], np.array(golden["greedy"])
+  assert len(want_N) == NUM_NEW and len(set(golden["greedy"])) > 1
+  (differ,) = np.nonzero(got_N != want_N)
+  assert not differ.size or golden["gaps"][differ[0]] < NEAR_TIE
