@@ -3,6 +3,7 @@
 import json
 import pathlib
 import threading
+import types
 
 import jax
 import numpy as np
@@ -13,9 +14,11 @@ from userrl_jax import collecting
 from userrl_jax import config as config_lib
 from userrl_jax import config_rules
 from userrl_jax import data
+from userrl_jax import diagnostics
 from userrl_jax import flags
 from userrl_jax import recorder
 from userrl_jax import train
+from userrl_jax.inference import sampling
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -106,6 +109,7 @@ def test_a_checkpoint_holds_the_place_of_the_updates(tmp_path, monkeypatch):
 
 def test_strict_is_the_same_in_every_run(tmp_path):
   a, b = (_run(_config(tmp_path / n, staleness=0)) for n in "ab")
+  assert not any("diagnosis/logprob_gap" in x for x in a + b)
   strip = lambda x: {k: v for k, v in x.items() if k.startswith("score/")}
   assert [strip(x) for x in a] == [strip(x) for x in b]
   leaves = []
@@ -115,3 +119,22 @@ def test_strict_is_the_same_in_every_run(tmp_path):
       assembly.first_params(parts, tmp_path / n / "checkpoints" / "grpo")
     )
   jax.tree.map(np.testing.assert_array_equal, *leaves)
+
+
+def test_a_sampler_at_another_temperature_is_told_of_after_one_step(
+  tmp_path, monkeypatch
+):
+  """By a tenth hotter than the learner recomputes, in a run that is exact."""
+  hotter = lambda temperature: sampling.Sampling(1.1 * temperature)
+  monkeypatch.setattr(
+    collecting, "sampling_lib", types.SimpleNamespace(Sampling=hotter)
+  )
+  config = _config(tmp_path / "run", staleness=0, iterations=1)
+  [line] = _run(config)
+  assert line["rollout/logprob_gap"] > diagnostics.MAX_EXACT_GAP
+  assert line["diagnosis/logprob_gap"] == 1
+  text = (tmp_path / "run" / "diagnostics.jsonl").read_text()
+  told = [json.loads(one) for one in text.splitlines()]
+  [finding] = [one for one in told if one["name"] == "logprob_gap"]
+  assert finding["stage"] == "grpo" and finding["step"] == 0
+  assert "temperature" in finding["message"]
