@@ -96,7 +96,9 @@ def _scaled(layers, name, size):
   )
 
 
-def _play(chat, model, params, limits=LIMITS, *, seed=0, group_size=6):
+def _play(
+  chat, model, params, limits=LIMITS, *, seed=0, iteration=0, group_size=6
+):
   engine = engine_lib.Engine(
     model,
     ENGINE,
@@ -122,7 +124,7 @@ def _play(chat, model, params, limits=LIMITS, *, seed=0, group_size=6):
         make_agent,
         episode.Settings(limits, GYMS.max_turns, "brief", show_reward=False),
         seed=seed,
-        iteration=0,
+        iteration=iteration,
       )
 
   groups = asyncio.run(play())
@@ -288,8 +290,13 @@ def test_play_is_repeatable_and_leaves_no_row(chat, model, params, played):
   trajectories, engine = played
   again, _ = _play(chat, model, params)
   other, _ = _play(chat, model, params, seed=1)
+  later, _ = _play(chat, model, params, iteration=1)
   ids = lambda ts: [t.token_ids_T.tolist() for t in ts]
   assert ids(again) == ids(trajectories) != ids(other)
+  # A task that is met again at a later step draws anew.
+  for p in range(4):
+    met, anew = (ids(ts[6 * p :][:6]) for ts in (trajectories, later))
+    assert later[6 * p].task == trajectories[6 * p].task and met != anew
   for a, b in zip(again, trajectories, strict=True):
     np.testing.assert_array_equal(a.logprobs_T, b.logprobs_T)
   assert engine.num_rows_held == 0
