@@ -157,13 +157,13 @@ def assert_close(params, got, want, most_divergent=0.2):
       continue
     num_divergent += 1
     assert a.is_sampled[same] and b.is_sampled[same]
-    assert abs(_distance(params, a, b.token_ids[same], same)) < 1e-4
+    assert abs(distance(params, a, b.token_ids[same], same)) < 1e-4
   print(f"{num_divergent} of {len(want)} dialogues part at a near-tie")
   assert num_divergent <= most_divergent * len(want)
   return num_divergent
 
 
-def _distance(params, dialogue, other, position):
+def distance(params, dialogue, other, position):
   """Returns how far a draw was from giving another id, in probability.
 
   Tokens are drawn by inverting a CDF: its border that is next to the other id,

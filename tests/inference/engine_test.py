@@ -100,6 +100,13 @@ def test_a_divergence_that_rounding_does_not_explain_is_no_near_tie(params):
   with pytest.raises(AssertionError):
     small.assert_close(params, got, want, most_divergent=1.0)
   assert small.assert_close(params, want, want) == 0
+  # By the same measure, every draw lies within the borders of its own id.
+  for one in want:
+    for place in np.flatnonzero(one.is_sampled)[:9]:
+      own = one.token_ids[place]
+      if own > 0:
+        assert small.distance(params, one, own - 1, place) < 1e-4
+      assert small.distance(params, one, own + 1, place) > -1e-4
 
 
 def test_members_of_a_group_fork_its_prompt(params):
