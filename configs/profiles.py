@@ -9,8 +9,8 @@ python -m userrl_jax.paired runs/{plain,profiles}/evaluations/grpo.json
 Command:   python -m userrl_jax.train --config=configs/profiles.py
 Hardware:  2 CPU cores, no accelerator, no key
 Time:      about 5 minutes an arm
-Expect:    mix minus plain, 200 games with users never met, paired: seed 0 +0.046
-           (0.007 to 0.084), seed 1 -0.002 (-0.049 to 0.047): no effect shown
+Expect:    mix minus plain, games with users never met, paired: +0.046 (+0.007
+           to +0.084) on seed 0, -0.002 (-0.049 to +0.047) on seed 1: no effect
 """
 
 import functools
