@@ -103,6 +103,7 @@ def test_a_live_endpoint_is_measured(config, monkeypatch):
       usd_per_million_in=1e6,
       usd_per_million_out=0.0,
       profiles=("terse",),
+      max_outage_s=600.0,
     )
     lines = examined(config)
     num_asked = len(running.log)

@@ -47,23 +47,20 @@ def get_config():
   # rate, so what the order of a sum changes grows with it.
   c.grpo.optimizer = config.Optimizer(learning_rate=3e-6)
   c.evaluation.num_tasks = 2
-  c.checkpoint.every_steps = 1
+  c.checkpoint.every_steps = c.checkpoint.transcripts_every = 1
   c.checkpoint.keep = {NUM_STEPS}
   c.hosts.heartbeat_timeout_s = 20
   return c
 """
-# What `python -m userrl_jax.train` does, with the dialogues of every step. A
-# doomed host sends itself a signal when it comes to a phase for the n-th time,
-# and the coordinator knows.
+# What `python -m userrl_jax.train` does. A doomed host sends itself a signal when
+# it comes to a phase for the n-th time, and the coordinator knows.
 PROGRAM = """
 import os, sys, threading, time
 from userrl_jax import flags
 from userrl_jax import hosts
-from userrl_jax import recorder
 from userrl_jax import train
 
 _, number, phase, times, *argv = sys.argv
-recorder._TRANSCRIPTS_EVERY = 1
 
 def signal_itself():
   seen = set()

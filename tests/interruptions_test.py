@@ -20,19 +20,17 @@ import pytest
 from tests import short_runs
 
 NUM_STEPS, NUM_EACH = 22, 5
-# What `python -m userrl_jax.train` does, with the dialogues of every step. The
-# moment is a signal (0 is none), a phase, which time it is entered and how many
-# seconds into it. Into the log go phases and the signal that was sent in one.
+# What `python -m userrl_jax.train` does. The moment is a signal (0 is none), a
+# phase, which time it is entered and how many seconds into it. Into the log go
+# phases and the signal that was sent in one.
 PROGRAM = """
 import json, os, sys, threading, time
 from userrl_jax import flags
 from userrl_jax import hosts
 from userrl_jax import process
-from userrl_jax import recorder
 from userrl_jax import train
 
 _, log, number, phase, times, delay_s, *argv = sys.argv
-recorder._TRANSCRIPTS_EVERY = 1
 process.use_compile_cache = lambda: None  # the environment names one
 said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 plain_enter = hosts.enter

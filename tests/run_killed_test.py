@@ -25,9 +25,8 @@ NUM_STEPS = 3
 # that is not -1, changes count from the second checkpoint to the third.
 _FORKING = textwrap.dedent("""
   import ctypes, os, sys
-  from userrl_jax import checkpoint, flags, hosts, process, recorder, train
+  from userrl_jax import checkpoint, flags, hosts, process, train
 
-  recorder._TRANSCRIPTS_EVERY = 1
   process.use_compile_cache = lambda: None  # the environment names one
   plain_save = checkpoint.Store.save
 

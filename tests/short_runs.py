@@ -39,7 +39,7 @@ def get_config():
   c.grpo.credit.turn_penalty = 0.1  # so that beginners differ in score
   c.grpo.optimizer = config.Optimizer(learning_rate=1e-4)
   c.evaluation.num_tasks = 1
-  c.checkpoint.every_steps = 1
+  c.checkpoint.every_steps = c.checkpoint.transcripts_every = 1
   return c
 """
 # Of this process and this machine. A program is compiled when a process first
