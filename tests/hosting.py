@@ -52,8 +52,8 @@ def get_config():
   c.hosts.heartbeat_timeout_s = 20
   return c
 """
-# What `python -m userrl_jax.train` does. A doomed host sends itself a signal when
-# it comes to a phase for the n-th time, and the coordinator knows.
+# What `python -m userrl_jax.train` does. A doomed host sends itself a signal
+# when it comes to a phase for the n-th time, and the coordinator knows.
 PROGRAM = """
 import os, sys, threading, time
 from userrl_jax import flags
