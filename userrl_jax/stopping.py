@@ -17,6 +17,7 @@ leave after the same step, which JAX's preemption sync point finds.
 
 from collections.abc import Iterator
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -92,6 +93,9 @@ class Notice:
 
   def leave(self) -> None:
     """Raises SystemExit with the code of the signal."""
+    # Episodes under way end by it too, and nobody asks their tasks: asyncio
+    # would print a traceback for each.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     raise SystemExit(128 + self._number)
 
   def _hear(self, number: int, frame: FrameType | None) -> None:
