@@ -171,6 +171,13 @@ def test_every_item_is_of_exactly_one_host(monkeypatch, num_hosts, num_items):
     ),
     ({}, 0, {"is_cut_off": True}, "host 0 of 3 was last heard of 5 s ago in"),
     ({"ended": ""}, 0, {"is_cut_off": True}, ""),
+    # Host 0 does not take itself for lost.
+    (
+      {"at": 93.0},
+      2,
+      {"is_cut_off": True, "own": 0},
+      "host 2 of 3 was last heard of 7 s ago",
+    ),
     ({"ended": "why"}, 0, {"is_cut_off": True}, "host 0 of 3 ended in phase"),
     (
       {"phase_s": 601.0},

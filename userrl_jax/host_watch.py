@@ -42,6 +42,7 @@ def verdict(
   timeout_s: float,
   max_phase_s: float,
   is_cut_off: bool = False,
+  own: int = -1,
 ) -> str:
   """Returns why hosts cannot go on; "" as long as they can.
 
@@ -51,11 +52,16 @@ def verdict(
     timeout_s: a host that was not heard of for longer is lost.
     max_phase_s: a host that is longer in one phase hangs.
     is_cut_off: host 0, over which all hear of each other, does not answer.
+    own: this host. Host 0 is answered by itself, unless another was lost.
   """
+  gone = 0 if is_cut_off else -1
+  if is_cut_off and own == 0:
+    others = [h for h in known if h and known[h].ended != ""]
+    gone = min(others, key=lambda host: known[host].at, default=-1)
   living = {}
   for host, heard in sorted(known.items()):
     who, silent_s = name(host, len(known)), now - heard.at
-    is_gone = is_cut_off and host == 0
+    is_gone = host == gone
     if heard.ended is None:
       living[host] = heard
       if is_gone or silent_s > timeout_s:
@@ -174,6 +180,7 @@ class Watch:
       self._settings.heartbeat_timeout_s,
       self._settings.max_phase_s,
       is_cut_off=self._is_cut_off(),
+      own=self._index,
     )
     if not why or self.is_leaving:
       return
