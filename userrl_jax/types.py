@@ -218,28 +218,3 @@ class Group:
     return (
       sum(t.is_valid for t in self.trajectories) < 2 <= len(self.trajectories)
     )
-
-
-def round_up_length(length: int, maximum: int, smallest: int = 64) -> int:
-  """Rounds a length up to the few shapes we compile for (law L4).
-
-  Args:
-    length: at least 0.
-    maximum: the largest allowed shape; always one of the shapes.
-    smallest: the smallest shape; shapes double from here.
-
-  Returns:
-    The smallest of `smallest * 2**i` and `maximum` that holds `length`.
-
-  Raises:
-    ValueError: when `length` is above `maximum`.
-  """
-  if length > maximum:
-    raise ValueError(
-      f"a length must be at most {maximum}, got {length}; raise the limit "
-      "that made it or shorten the input"
-    )
-  shape = smallest
-  while shape < length:
-    shape *= 2
-  return min(shape, maximum)

@@ -298,6 +298,18 @@ def write_recipe(folder, user, judge=None, num_iterations=2):
   return recipe
 
 
+def train(recipe, root):
+  """Runs a recipe to its end."""
+  done = subprocess.run(
+    [sys.executable, "-m", "userrl_jax.train", f"--config={recipe}"],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
@@ -307,14 +319,7 @@ def test_grpo_with_models_on_both_sides(folders, tmp_path, root, judge):
   recipe = write_recipe(
     tmp_path, folders["yes"], folders[judge] if judge else None, 10
   )
-  done = subprocess.run(
-    [sys.executable, "-m", "userrl_jax.train", f"--config={recipe}"],
-    cwd=root,
-    capture_output=True,
-    text=True,
-    timeout=900,
-  )
-  assert done.returncode == 0, done.stderr
+  train(recipe, root)
   folder = tmp_path / "run"
   lines = (folder / "metrics.jsonl").read_text().splitlines()
   steps = [json.loads(line) for line in lines]
@@ -355,14 +360,7 @@ def test_grpo_with_models_that_only_babble(folders, tmp_path, root):
   """Random params on all sides: every verdict is none, and no score is 0."""
   random = folders["random"]
   recipe = write_recipe(tmp_path, random, random, 2)
-  done = subprocess.run(
-    [sys.executable, "-m", "userrl_jax.train", f"--config={recipe}"],
-    cwd=root,
-    capture_output=True,
-    text=True,
-    timeout=900,
-  )
-  assert done.returncode == 0, done.stderr
+  train(recipe, root)
   lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
   steps = [json.loads(line) for line in lines]
   assert len(steps) == 2
