@@ -1,5 +1,6 @@
 """Collecting ahead of the update: bounded, complete, and it resumes."""
 
+import collections
 import json
 import pathlib
 import threading
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from userrl_jax import ahead
 from userrl_jax import assembly
 from userrl_jax import collecting
 from userrl_jax import config as config_lib
@@ -19,6 +21,7 @@ from userrl_jax import flags
 from userrl_jax import recorder
 from userrl_jax import train
 from userrl_jax.inference import sampling
+from userrl_jax.rollout import episode
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -84,7 +87,28 @@ def test_ahead_plays_every_task_once_within_the_bound(tmp_path, monkeypatch):
   assert [t for _, _, t in grpo] == [
     [t.id for t in plain.next()] for _ in range(4)
   ]
-  assert not [t for t in threading.enumerate() if t.name == collecting.THREAD]
+  assert not [t for t in threading.enumerate() if t.name == ahead.THREAD]
+
+
+def test_the_next_begins_when_half_of_this_are_over(tmp_path, monkeypatch):
+  over, found = collections.Counter(), {}
+  play, play_one = collecting.collect.collect, episode.play
+
+  async def noted(*args, iteration, kept, **kwargs):
+    if kept is not None:  # no evaluation
+      found[iteration] = over[iteration - 1]
+    return await play(*args, iteration=iteration, kept=kept, **kwargs)
+
+  async def counted(*args, iteration, **kwargs):
+    trajectory = await play_one(*args, iteration=iteration, **kwargs)
+    over[iteration] += 1
+    return trajectory
+
+  monkeypatch.setattr(collecting.collect, "collect", noted)
+  monkeypatch.setattr(episode, "play", counted)
+  _run(_config(tmp_path / "ahead", staleness=2, iterations=5))
+  assert [found[i] >= 3 for i in (1, 2, 3, 4)] == [True] * 4  # of 6 episodes
+  assert found[1] < 6  # it did not wait for the slowest
 
 
 def test_a_checkpoint_holds_the_place_of_the_updates(tmp_path, monkeypatch):

@@ -1,31 +1,19 @@
-"""Lets the policy play, for entry points: at once, or ahead of the update.
+"""Lets agents play tasks together, for entry points.
 
-In: the parts of a run, params and tasks. Out: groups. With
-`rollout.max_staleness` above 0, episodes of later iterations already play
-while users of this one think and while the device learns:
-
-  staleness 0   play 0 | update 0 | play 1 | update 1 | ...
-  staleness 1   play 0 ........... | update 0 | update 1 | ...
-                    play 1 ................... play 2 ...
-
-An episode then lives across an update: what it samples before has the log-probs
-of the older params, and keeps them.
+In: the parts of a run, params and tasks. Out: groups, all hosts' together, of
+which enough episodes are valid.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-import concurrent.futures
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import random
-import threading
-from typing import Any
 
 import numpy as np
 
 from userrl_jax import assembly
 from userrl_jax import config as config_lib
-from userrl_jax import data
 from userrl_jax import demonstrate
 from userrl_jax import flags
 from userrl_jax import gathering
@@ -42,11 +30,6 @@ from userrl_jax.learning import iterations
 from userrl_jax.models import qwen3
 from userrl_jax.rollout import collect
 from userrl_jax.users import profiles
-
-THREAD = "userrl_jax collecting"  # its name, while there is one
-
-# (iteration, params) -> its groups
-Collect = Callable[[int, qwen3.Params], list[types.Group]]
 
 
 def play(
@@ -72,12 +55,12 @@ def play(
 
   async def serve_and_play(own: Sequence[types.Task]) -> list[types.Group]:
     async with parts.user.opened() as judge, parts.engine.serving(params):
-      return await _play(
+      return await play_serving(
         parts, own, group_size, sampling, iteration, judge, kept, users
       )
 
   play_own = lambda own: asyncio.run(serve_and_play(own))
-  return _gathered(parts, tasks, group_size, play_own)
+  return gathered(parts, tasks, group_size, play_own)
 
 
 def play_scripted(
@@ -190,54 +173,7 @@ def refill(
   return groups
 
 
-@contextlib.contextmanager
-def ahead(
-  parts: assembly.Parts, tasks: data.Stream[types.Task], num_iterations: int
-) -> Iterator[Collect]:
-  """Collects one iteration after the other, within the allowed staleness.
-
-  Args:
-    parts: of the run.
-    tasks: one draw an iteration; what was only played ahead stays in it.
-    num_iterations: none is played beyond.
-
-  Yields:
-    A function that returns the groups of an iteration, sampled with the given
-    params or, within `rollout.max_staleness`, with earlier ones.
-  """
-  config = parts.config
-  sampling = sampling_lib.Sampling(config.rollout.temperature)
-  group_size = config.grpo.group_size
-  if not config.rollout.max_staleness:
-    yield lambda iteration, params: refill(
-      tasks,
-      lambda drawn: play(parts, params, drawn, group_size, sampling, iteration),
-      config.grpo,
-    )
-    return
-  runner = _Runner(parts)
-  running: dict[int, concurrent.futures.Future] = {}
-
-  def groups(iteration: int, params: qwen3.Params) -> list[types.Group]:
-    runner.use(params)
-    last = min(iteration + config.rollout.max_staleness, num_iterations - 1)
-    for i in range(iteration, last + 1):
-      if i not in running:
-        drawn = hosts.share(tasks.peek(i - iteration))
-        running[i] = runner.play(
-          _play(parts, drawn, group_size, sampling, i, runner.judge)
-        )
-    # What this host plays of it is played already, or being played.
-    play_own = lambda own: running.pop(iteration).result()
-    return _gathered(parts, next(tasks), group_size, play_own)
-
-  try:
-    yield groups
-  finally:
-    runner.close()
-
-
-def _gathered(
+def gathered(
   parts: assembly.Parts,
   tasks: Sequence[types.Task],
   group_size: int,
@@ -260,7 +196,7 @@ def _checked(
   return groups
 
 
-async def _play(
+async def play_serving(
   parts: assembly.Parts,
   tasks: Sequence[types.Task],
   group_size: int,
@@ -311,71 +247,6 @@ async def _collect(
     kept=kept,
     users=users or profiles.mix(parts.config.user.profiles),
   )
-
-
-class _Runner:
-  """An event loop in a thread of its own, in which the engine serves."""
-
-  def __init__(self, parts: assembly.Parts):
-    self.judge: judging.Judge | None = None
-    self._parts = parts
-    self._loop = asyncio.new_event_loop()
-    self._thread = threading.Thread(
-      target=self._loop.run_forever, name=THREAD, daemon=True
-    )
-    self._playing: set[asyncio.Task | None] = set()
-    self._opened = contextlib.AsyncExitStack()
-
-  def use(self, params: qwen3.Params) -> None:
-    """Samples with these params from now on."""
-    if self._thread.ident is not None:
-      self._submit(self._parts.engine.swap(params)).result()
-      return
-    self._thread.start()
-    self._submit(self._open(params)).result()
-
-  def play(
-    self, episodes: Coroutine[Any, Any, list[types.Group]]
-  ) -> concurrent.futures.Future[list[types.Group]]:
-    """Begins to play; returns where the groups will be."""
-
-    async def tracked():
-      task = asyncio.current_task()
-      self._playing.add(task)
-      try:
-        return await episodes
-      finally:
-        self._playing.discard(task)
-
-    return self._submit(tracked())
-
-  def close(self) -> None:
-    """Ends what still runs, and the thread."""
-    if self._thread.ident is None:
-      return
-    try:
-      self._submit(self._close()).result()
-    finally:
-      self._loop.call_soon_threadsafe(self._loop.stop)
-      self._thread.join()
-      self._loop.close()
-
-  async def _open(self, params: qwen3.Params) -> None:
-    enter = self._opened.enter_async_context
-    self.judge = await enter(self._parts.user.opened())
-    await enter(self._parts.engine.serving(params))
-
-  async def _close(self) -> None:
-    playing = list(self._playing)
-    for task in playing:
-      task.cancel()
-    await asyncio.gather(*playing, return_exceptions=True)
-    await self._opened.aclose()
-
-  def _submit(
-    self, coroutine: Coroutine[Any, Any, Any]
-  ) -> concurrent.futures.Future:
-    return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
 
 @contextlib.contextmanager

@@ -17,8 +17,8 @@ Every stage is evaluated on held-out tasks; a killed run, started again with
 the same command, goes on where it was and ends with the same table.
 """
 
+from userrl_jax import ahead
 from userrl_jax import assembly
-from userrl_jax import collecting
 from userrl_jax import config as config_lib
 from userrl_jax import evaluate
 from userrl_jax import fitting
@@ -68,7 +68,7 @@ def reinforce(
   state, tasks = run.begin(stage, state, make_stream, update)
   best = selection.Selector(parts, run, stage)
   measure_gaps = token_gaps.make(parts, stage)
-  with collecting.ahead(parts, tasks, stage.num_steps) as collect:
+  with ahead.collector(parts, tasks, stage.num_steps) as collect:
     for iteration in run.remaining():
       with run.saving_what_is_done(iteration, state):
         params = lora.complete(state.params, beside["frozen"])

@@ -1,13 +1,14 @@
 """How long the device idles while users think; run by hand, when it is quiet.
 
   python -m tests.benchmarks.idle_share \
-    --init_from=runs/quickstart/checkpoints/cold_start
+    [--init_from=runs/quickstart/checkpoints/cold_start]
 
-Trains a quickstart's checkpoint on its gyms with users who take log-normal
-times (median 2 s, sigma 0.5) to answer, at staleness 0 and 1. The device is
-busy while a call of the engine or an update runs; the rest of the wall time of
-all iterations but the first, which compiles, is idle. One JSON line a
-staleness.
+Trains with users who take log-normal times (median 2 s, sigma 0.5) to answer,
+at staleness 0 and 1: the peer comparisons' model in 256 episodes an iteration
+of 4 turns, each 16 ids read and 16 sampled, at most 64 decoding at once; or,
+given its checkpoint, a quickstart on its gyms. The device is busy while a call
+of the engine or an update runs; the rest of the wall time of all iterations but
+the first, which compiles, is idle. One JSON line a staleness.
 """
 
 import argparse
@@ -25,16 +26,35 @@ import jax
 import numpy as np
 
 from configs import quickstart
+from tests.benchmarks import engine_speed
+from tests.benchmarks import pieces
+from userrl_jax import ahead
 from userrl_jax import assembly
-from userrl_jax import collecting
+from userrl_jax import config as config_lib
 from userrl_jax import stages
+from userrl_jax.agents import policy
 from userrl_jax.gyms import base
 from userrl_jax.inference import engine as engine_lib
 from userrl_jax.learning import iterations as steps
 from userrl_jax.learning import learner
+from userrl_jax.models import qwen3
 
 MEDIAN_S, SIGMA = 2.0, 0.5
 GROUP_SIZE = 16
+
+
+def _small_steps() -> config_lib.Config:
+  """Returns the steps of the peer comparisons' model, from random params."""
+  qwen3.PRESETS["small"] = engine_speed.MODEL
+  policy.PolicyAgent = pieces.Speaker
+  c = quickstart.get_config()
+  c.model = config_lib.Model(preset="small")
+  c.gyms.names, c.gyms.num_train_tasks = (pieces.Pieces.name,), 1000
+  c.gyms.max_turns = pieces.NUM_TURNS
+  c.rollout.max_tokens_per_turn = 16
+  c.engine.num_lanes = 64 // c.mesh.cpu_devices
+  c.engine.decode_tokens, c.engine.extend_tokens = 16, 256
+  return c
 
 
 def measure(
@@ -45,7 +65,7 @@ def measure(
   iterations: int,
 ) -> dict:
   """Runs some iterations of GRPO; returns their idle share and wall time."""
-  c = quickstart.get_config()
+  c = quickstart.get_config() if init_from else _small_steps()
   c.init_from = init_from
   c.out_dir = str(pathlib.Path(folder) / str(staleness))
   c.stages = ("grpo",)
@@ -53,7 +73,8 @@ def measure(
   c.grpo.group_size = GROUP_SIZE
   c.grpo.tasks_per_iteration = num_episodes // GROUP_SIZE
   c.grpo.num_iterations = iterations
-  c.engine.num_rows = num_episodes * (staleness + 1)
+  num_rows = num_episodes * (staleness + 1)
+  c.engine.num_rows = num_rows // c.mesh.cpu_devices
   parts = assembly.build(c)
   (stage,) = stages.plan(parts)
   state, update = stages.start(parts, stage)
@@ -72,7 +93,7 @@ def measure(
   engine_lib.Engine._run = timed(_RUN)
   update, ends = timed(update), [time.monotonic()]
   tasks = stages.stream(parts, stage)
-  with collecting.ahead(parts, tasks, iterations) as collect:
+  with ahead.collector(parts, tasks, iterations) as collect:
     for iteration in range(iterations):
       groups = collect(iteration, state.params)
       batches, _ = steps.pack(
@@ -121,8 +142,8 @@ _RUN = engine_lib.Engine._run
 
 def main() -> None:
   parser = argparse.ArgumentParser()
-  parser.add_argument("--init_from", required=True)
-  parser.add_argument("--episodes", type=int, default=576)
+  parser.add_argument("--init_from", default="")
+  parser.add_argument("--episodes", type=int, default=256)
   parser.add_argument("--iterations", type=int, default=4)
   arguments = parser.parse_args()
   _let_users_think()
