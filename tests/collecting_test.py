@@ -21,7 +21,6 @@ from userrl_jax import flags
 from userrl_jax import recorder
 from userrl_jax import train
 from userrl_jax.inference import sampling
-from userrl_jax.rollout import episode
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -92,21 +91,23 @@ def test_ahead_plays_every_task_once_within_the_bound(tmp_path, monkeypatch):
 
 def test_the_next_begins_when_half_of_this_are_over(tmp_path, monkeypatch):
   over, found = collections.Counter(), {}
-  play, play_one = collecting.collect.collect, episode.play
+  play = collecting.collect.collect
 
-  async def noted(*args, iteration, kept, **kwargs):
-    if kept is not None:  # no evaluation
-      found[iteration] = over[iteration - 1]
+  async def noted(*args, iteration, kept=None, **kwargs):
+    if isinstance(kept, ahead.Half):  # no evaluation
+      found[iteration], add = over[iteration - 1], kept.add
+
+      def counted(trajectory):
+        over[iteration] += 1
+        add(trajectory)
+
+      monkeypatch.setattr(kept, "add", counted)
     return await play(*args, iteration=iteration, kept=kept, **kwargs)
 
-  async def counted(*args, iteration, **kwargs):
-    trajectory = await play_one(*args, iteration=iteration, **kwargs)
-    over[iteration] += 1
-    return trajectory
-
   monkeypatch.setattr(collecting.collect, "collect", noted)
-  monkeypatch.setattr(episode, "play", counted)
-  _run(_config(tmp_path / "ahead", staleness=2, iterations=5))
+  config = _config(tmp_path / "ahead", staleness=2, iterations=5)
+  config.engine.num_lanes = 2  # so that they do not all end at once
+  _run(config)
   assert [found[i] >= 3 for i in (1, 2, 3, 4)] == [True] * 4  # of 6 episodes
   assert found[1] < 6  # it did not wait for the slowest
 
@@ -151,7 +152,7 @@ def test_a_sampler_at_another_temperature_is_told_of_after_one_step(
   """By a tenth hotter than the learner recomputes, in a run that is exact."""
   hotter = lambda temperature: sampling.Sampling(1.1 * temperature)
   monkeypatch.setattr(
-    collecting, "sampling_lib", types.SimpleNamespace(Sampling=hotter)
+    ahead, "sampling_lib", types.SimpleNamespace(Sampling=hotter)
   )
   config = _config(tmp_path / "run", staleness=0, iterations=1)
   [line] = _run(config)

@@ -66,7 +66,7 @@ def collector(
     return
   runner = _Runner(parts)
   running: dict[int, concurrent.futures.Future] = {}
-  halves: dict[int, _Half] = {}
+  halves: dict[int, Half] = {}
 
   def groups(iteration: int, params: qwen3.Params) -> list[types.Group]:
     runner.use(params)
@@ -74,7 +74,7 @@ def collector(
     for i in range(iteration, last + 1):
       if i not in running:
         drawn = hosts.share(tasks.peek(i - iteration))
-        halves[i] = _Half(len(drawn) * group_size)
+        halves[i] = Half(len(drawn) * group_size)
         before = halves.pop(i - 1, None) if i > iteration else None
         play = collecting.play_serving(
           parts, drawn, group_size, sampling, i, runner.judge, halves[i]
@@ -90,7 +90,7 @@ def collector(
     runner.close()
 
 
-class _Half:
+class Half:
   """Tells when half of a collection's episodes are over; keeps none."""
 
   def __init__(self, num_episodes: int):
@@ -110,7 +110,7 @@ class _Half:
 
 
 async def _after(
-  before: _Half | None, play: Coroutine[Any, Any, list[types.Group]]
+  before: Half | None, play: Coroutine[Any, Any, list[types.Group]]
 ) -> list[types.Group]:
   """Plays when half of the collection before is over."""
   try:
