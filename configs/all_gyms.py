@@ -55,6 +55,7 @@ def get_config() -> config_lib.Config:
   )
   c.evaluation.splits = ("fresh", "test")
   c.evaluation.num_tasks = 60  # of each gym and split
+  c.evaluation.forgetting_tasks = 20
   c.evaluation.held_out_gyms = ("intention", "telepathy", "search")
   c.checkpoint.every_steps = 20
   return c

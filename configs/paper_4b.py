@@ -57,4 +57,5 @@ def get_config(chip: str = "v5p") -> config_lib.Config:
   )
   c.evaluation.held_out_gyms = ("intention", "telepathy", "search")
   c.evaluation.temperature = 0.0
+  c.evaluation.forgetting_tasks = 20
   return c

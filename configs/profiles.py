@@ -54,6 +54,7 @@ def get_config() -> config_lib.Config:
     learning_rate=6e-4, schedule="cosine", warmup_steps=3
   )
   c.evaluation.num_tasks = 50  # of each gym, met by each of these users
+  c.evaluation.forgetting_tasks = 20
   c.evaluation.profiles = ("wrong", "fickle", "impatient", "adversarial")
   c.checkpoint.every_steps = 20
   return c

@@ -55,5 +55,6 @@ def get_config() -> config_lib.Config:
   c.comparison.rl_only_iterations = 180
   c.evaluation.splits = ("fresh", "test")
   c.evaluation.num_tasks = 100  # of each gym and split
+  c.evaluation.forgetting_tasks = 20
   c.checkpoint.every_steps = 20
   return c

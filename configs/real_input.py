@@ -45,7 +45,7 @@ def get_config() -> config_lib.Config:
   c.grpo.tasks_per_iteration = 2
   c.grpo.group_size = 8
   c.grpo.optimizer.learning_rate = 1e-4
-  c.evaluation.num_tasks = 4
+  c.evaluation.num_tasks = c.evaluation.forgetting_tasks = 4
   c.checkpoint.every_steps = 100
   c.checkpoint.keep = 1
   return c

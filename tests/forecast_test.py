@@ -51,10 +51,12 @@ def test_looks_and_refills_are_plays_too():
     num_tasks=6, play_every=3
   )
   some.config.grpo.flat_groups, some.config.grpo.refill_rounds = "refill", 2
+  some.config.evaluation.forgetting_tasks = 3
   assert forecast.calls(some, plan) == before | {
     "grpo": 3 * before["grpo"],
     "looks at grpo": 3 * 6 * 5,  # after 3, 6 and the last of 7
     "dialogues to look at": 6 * 3 * 5,
+    "the forgetting check": 3 * 5,
   }
 
 

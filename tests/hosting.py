@@ -53,9 +53,10 @@ def get_config():
   return c
 """
 # What `python -m userrl_jax.train` does. A doomed host sends itself a signal
-# when it comes to a phase for the n-th time, and the coordinator knows.
+# when it comes to a phase for the n-th time, and the coordinator knows. At
+# SIGUSR1 it hangs: nothing of the run goes on, but its threads do.
 PROGRAM = """
-import os, sys, threading, time
+import os, signal, sys, threading, time
 from userrl_jax import flags
 from userrl_jax import hosts
 from userrl_jax import train
@@ -72,6 +73,7 @@ def signal_itself():
     time.sleep(0.01)
   os.kill(os.getpid(), int(number))
 
+signal.signal(signal.SIGUSR1, lambda *_: time.sleep(3600))
 if int(number):
   threading.Thread(target=signal_itself, daemon=True).start()
 flags.run(hosts.joined(train.main), argv)
@@ -96,11 +98,12 @@ class Place:
     """Trains the model that all others start from."""
     finished([self._start("start", "--config.stages=base")])
 
-  def start(self, name):
+  def start(self, name, *flags):
     """Starts a run in one process with eight devices."""
-    return self._start(name, *self._init_from(), "--config.mesh.cpu_devices=8")
+    flags += (*self._init_from(), "--config.mesh.cpu_devices=8")
+    return self._start(name, *flags)
 
-  def start_two(self, name, doomed=None, when=()):
+  def start_two(self, name, *flags, doomed=None, when=()):
     """Starts two hosts; one may be doomed, `when` (signal, phase, times)."""
     with socket.socket() as free:
       free.bind(("localhost", 0))
@@ -113,6 +116,7 @@ class Place:
         f"--config.hosts.process_id={i}",
         "--config.mesh.cpu_devices=4",
         *self._init_from(),
+        *flags,
         **({"when": when} if i == doomed else {}),
       )
       for i in range(2)

@@ -201,6 +201,11 @@ def test_held_back_tasks_depend_on_names_and_seed_alone():
     ({"selection.play_every": 5}, "selection.play_every", 6),
     ({"selection.use": ("base",)}, "selection.use", ("grpo",)),
     ({"selection.num_tasks": 0}, "selection.num_tasks", 1),
+    (
+      {"checkpoint.every_steps": 0, "checkpoint.every_minutes": 1.0},
+      "checkpoint.every_minutes",
+      0.0,
+    ),
     ({"rollout.max_staleness": 1}, "rollout.max_staleness", 0),
     ({"cold_start.num_steps": 7}, "cold_start.num_steps", 200),
   ],

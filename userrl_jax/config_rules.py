@@ -352,9 +352,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       c.rollout.step_timeout_s,
     ),
     *local_rules.rules(c.user, c.judge, c.local),
-    *hosts_rules.rules(
-      c.hosts, c.evaluation, c.budget, c.recording, c.selection
-    ),
+    *hosts_rules.rules(c.hosts, c.evaluation, c.budget, c.recording),
     (
       "cold_start.top_k",
       f"at most cold_start.num_tries ({c.cold_start.num_tries})",

@@ -50,6 +50,8 @@ def calls(
       )
     episodes |= _of_looks(parts, stage)
   e = c.evaluation
+  if e.forgetting_tasks:  # dialogues that are made once
+    episodes["the forgetting check"] = e.forgetting_tasks * len(c.gyms.names)
   played = c.gyms.names + e.held_out_gyms
   one = e.num_tasks * len(e.splits) * len(played) * e.num_attempts
   one *= max(1, len(e.profiles))

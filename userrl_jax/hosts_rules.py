@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 from userrl_jax import config
 from userrl_jax import config_hosts
-from userrl_jax import config_selection
 from userrl_jax import method_rules
 
 
@@ -17,7 +16,6 @@ def rules(
   evaluation: config.Evaluation,
   budget: config.Budget,
   recording: config.Recording,
-  selection: config_selection.Selection,
 ) -> Iterator[method_rules.Rule]:
   """Yields what must hold between fields that are right by themselves."""
   coordinator = hosts.coordinator
@@ -52,9 +50,4 @@ def rules(
     "recording.mode",
     "live with hosts.coordinator: hosts cannot write one file",
     recording.mode == "live",
-  )
-  yield (
-    "selection.num_tasks",
-    "0 with hosts.coordinator: looks at held-back tasks need one host",
-    not selection.num_tasks,
   )

@@ -26,6 +26,7 @@ from userrl_jax import checkpoint
 from userrl_jax import collecting
 from userrl_jax import config_fields
 from userrl_jax import forgetting
+from userrl_jax import hosts
 from userrl_jax import metrics
 from userrl_jax import recorder
 from userrl_jax import selection_rules
@@ -83,17 +84,26 @@ class Selector:
     if stage.dialogues:
       self._every = settings.loss_every
       self._held_out = stages.held_out(parts, stage)
-    done = run.remaining().start if run.remaining() else stage.num_steps
-    name = LOSS if stage.dialogues else SCORE
+    known = self._known() if hosts.is_first() else []
     self._looks = [
-      Look(line["step"] + 1, line[name], bool(stage.dialogues))
+      Look(num_steps, value, bool(stage.dialogues))
+      for num_steps, value in hosts.gather(known)[0]
+    ]
+
+  def _known(self) -> list[tuple[int, float]]:
+    """Returns the looks of an earlier process; drops what it does once more."""
+    run, stage = self._run, self._stage
+    done = run.remaining().start if run.remaining() else stage.num_steps
+    folder = best_folder(self._parts.folder, stage.name)
+    for path in folder.glob("[0-9]*"):
+      if path.name.isdigit() and int(path.name) > done:
+        shutil.rmtree(path)
+    name = LOSS if stage.dialogues else SCORE
+    return [
+      (line["step"] + 1, line[name])
       for line in run.lines_of_stage("metrics.jsonl")
       if name in line and line["step"] < done
     ]
-    folder = best_folder(parts.folder, stage.name)
-    for path in folder.glob("[0-9]*"):  # what is looked at once more
-      if path.name.isdigit() and int(path.name) > done:
-        shutil.rmtree(path)
 
   def look(
     self, num_done: int, state: learner.State, frozen: qwen3.Params | None
@@ -112,6 +122,7 @@ class Selector:
       return
     if self._looks and self._looks[-1].num_steps == num_done:
       return
+    hosts.enter("look")
     params = lora.complete(state.params, frozen)
     measure = self._loss if self._stage.dialogues else self._score
     numbers, value = measure(params)
@@ -143,9 +154,10 @@ class Selector:
       "best": best.num_steps,
       "used": used.num_steps,
     }
-    path = self._parts.folder / _FILE
-    known = json.loads(path.read_text()) if path.exists() else {}
-    metrics.write_json(path, {**known, name: record})
+    if hosts.is_first():
+      path = self._parts.folder / _FILE
+      known = json.loads(path.read_text()) if path.exists() else {}
+      metrics.write_json(path, {**known, name: record})
     what = "held-out loss" if self._stage.dialogues else "score on dev tasks"
     self._run.tell(
       f"{name}: {what} {best.value:.3f} after step {best.num_steps}, the best "
@@ -199,11 +211,12 @@ class Selector:
     folder = best_folder(self._parts.folder, self._stage.name)
     base = folder.parent / bases.NAME
     with checkpoint.Store(folder, keep=2) as store:
-      store.describe(
-        self._parts.tokenizer, config_fields.to_dict(self._parts.config)
-      )
-      if base.is_dir() and not (folder / bases.NAME).exists():
-        shutil.copytree(base, folder / bases.NAME)
+      if hosts.is_first():
+        store.describe(
+          self._parts.tokenizer, config_fields.to_dict(self._parts.config)
+        )
+        if base.is_dir() and not (folder / bases.NAME).exists():
+          shutil.copytree(base, folder / bases.NAME)
       if store.latest_step() != num_done:
         store.save(num_done, {"params": state.params}, {})
 

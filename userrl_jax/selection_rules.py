@@ -31,7 +31,7 @@ def rules(
       f"selection.{name}",
       f"a multiple of checkpoint.every_steps ({every}) with "
       "selection.num_tasks: a run that was killed goes on from there",
-      not is_on or value % every == 0,
+      not is_on or not every or value % every == 0,
     )
     for name, value in (
       ("loss_every", selection.loss_every),
@@ -40,6 +40,12 @@ def rules(
   ]
   return [
     *made,
+    (
+      "checkpoint.every_minutes",
+      "0 with selection.num_tasks, unless checkpoint.every_steps is above 0: "
+      "a run that was killed would go on from before its best look",
+      not is_on or bool(every) or not checkpoint.every_minutes,
+    ),
     (
       "selection.use",
       "stages of this run other than base",

@@ -48,6 +48,5 @@ def get_config() -> config_lib.Config:
   c.grpo.credit = config_lib.Credit()  # equalized, r2g, divided by deviations
   c.grpo.flat_groups = "keep"
   c.gyms.num_test_tasks = c.evaluation.num_tasks = 60  # a gym and split
-  c.evaluation.forgetting_tasks = 20
   c.checkpoint.every_steps = 40
   return c
