@@ -22,7 +22,7 @@ def get_config() -> config_lib.Config:
   c.tokenizer.vocab_size = 768
   c.gyms.names = ("travel", "turtle", "persuade", "function", "tau")
   c.gyms.num_train_tasks = 4000  # of each
-  c.gyms.num_test_tasks = 60
+  c.gyms.num_test_tasks = c.evaluation.num_tasks = 60  # of each, and split
   c.gyms.function.answer_limit = 3
   c.gyms.intention.patience = 2
   c.rollout.max_tokens_per_turn = 28
@@ -54,7 +54,6 @@ def get_config() -> config_lib.Config:
     learning_rate=6e-4, schedule="cosine", warmup_steps=3
   )
   c.evaluation.splits = ("fresh", "test")
-  c.evaluation.num_tasks = 60  # of each gym and split
   c.evaluation.forgetting_tasks = 20
   c.evaluation.held_out_gyms = ("intention", "telepathy", "search")
   c.checkpoint.every_steps = 20

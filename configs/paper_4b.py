@@ -56,6 +56,5 @@ def get_config(chip: str = "v5p") -> config_lib.Config:
     learning_rate=1e-6, weight_decay=0.01, decay_all=True
   )
   c.evaluation.held_out_gyms = ("intention", "telepathy", "search")
-  c.evaluation.temperature = 0.0
-  c.evaluation.forgetting_tasks = 20
+  c.evaluation.temperature, c.evaluation.forgetting_tasks = 0.0, 20
   return c
