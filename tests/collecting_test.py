@@ -1,6 +1,7 @@
 """Collecting ahead of the update: bounded, complete, and it resumes."""
 
 import collections
+import gc
 import json
 import pathlib
 import threading
@@ -132,7 +133,8 @@ def test_a_checkpoint_holds_the_place_of_the_updates(tmp_path, monkeypatch):
   assert len(places) == 4
 
 
-def test_strict_is_the_same_in_every_run(tmp_path):
+def test_strict_is_the_same_in_every_run(tmp_path, monkeypatch):
+  beside = _bytes_beside_updates(monkeypatch)
   a, b = (_run(_config(tmp_path / n, staleness=0)) for n in "ab")
   assert not any("diagnosis/logprob_gap" in x for x in a + b)
   strip = lambda x: {k: v for k, v in x.items() if k.startswith("score/")}
@@ -144,6 +146,34 @@ def test_strict_is_the_same_in_every_run(tmp_path):
       assembly.first_params(parts, tmp_path / n / "checkpoints" / "grpo")
     )
   jax.tree.map(np.testing.assert_array_equal, *leaves)
+  # Neither the sampler's copy of params nor its KV rows.
+  assert len(beside) == 8
+  assert max(beside) < sum(x.nbytes for x in jax.tree.leaves(leaves[0])) / 10
+
+
+def _bytes_beside_updates(monkeypatch):
+  """Returns where the bytes that live beside each update's own will be."""
+  gc.collect()
+  before, beside, run = _buffers(jax.live_arrays()), [], train.iterations.run
+
+  def noted(update, state, batches, **kwargs):
+    others = _buffers(jax.live_arrays())
+    for own in (before, _buffers(jax.tree.leaves((state, batches)))):
+      others = {at: size for at, size in others.items() if at not in own}
+    beside.append(sum(others.values()))
+    return run(update, state, batches, **kwargs)
+
+  monkeypatch.setattr(train.iterations, "run", noted)
+  return beside
+
+
+def _buffers(arrays):
+  """Returns the sizes of buffers, several arrays of which may be one."""
+  return {
+    x.unsafe_buffer_pointer(): x.nbytes
+    for x in arrays
+    if isinstance(x, jax.Array)
+  }
 
 
 def test_a_sampler_at_another_temperature_is_told_of_after_one_step(

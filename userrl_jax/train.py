@@ -50,8 +50,10 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
     for stage in to_do:
       stage = stages.counted(parts, stage)
       learn = imitate if stage.dialogues else reinforce
-      params = learn(parts, run, stage)
-      scores = evaluate.evaluate(parts, params, held_out, stage.name)
+      # No name for the params: they would live beside the next stage's.
+      scores = evaluate.evaluate(
+        parts, learn(parts, run, stage), held_out, stage.name
+      )
       run.show_evaluation(scores)
   if hosts.is_first():
     run.finish(report.write(parts.folder))
