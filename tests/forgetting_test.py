@@ -1,5 +1,6 @@
 """Perplexity of the fixed set, against a plain forward pass."""
 
+import copy
 import dataclasses
 import json
 
@@ -68,6 +69,16 @@ def test_perplexity_agrees_with_a_plain_forward_pass(parts, params):
   assert forgetting.check(parts, params) == got
   other = jax.tree.map(lambda x: x * 1.5, params)
   assert forgetting.check(parts, other)["perplexity_turns"] != turns
+
+
+def test_the_set_is_the_same_whoever_the_users_are(parts):
+  tasks = forgetting.gyms.load_tasks("telepathy", parts.config.gyms, "dev", 0)
+  plain = forgetting._play(parts, tasks)
+  config = copy.deepcopy(parts.config)
+  config.user.profiles = ("fickle",)
+  other = forgetting._play(dataclasses.replace(parts, config=config), tasks)
+  for one, same in zip(plain, other, strict=True):
+    np.testing.assert_array_equal(one.token_ids_T, same.token_ids_T)
 
 
 def test_it_stands_in_the_evaluation(parts, params, tmp_path):

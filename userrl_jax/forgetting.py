@@ -27,6 +27,7 @@ from userrl_jax.learning import batching
 from userrl_jax.learning import learner
 from userrl_jax.learning import token_stats
 from userrl_jax.models import qwen3
+from userrl_jax.users import profiles
 
 _ITERATION = -11  # of the set's episodes: apart from all others
 
@@ -100,7 +101,11 @@ def _play(
   script = functools.partial(
     demonstrate.oracle_script, noise=0.0, settings=parts.config.gyms
   )
-  groups = collecting.play_scripted(parts, script, tasks, 1, _ITERATION)
+  # Whatever users a run has, so that runs compare, too.
+  users = profiles.mix(("plain",)) if parts.config.user.profiles else None
+  groups = collecting.play_scripted(
+    parts, script, tasks, 1, _ITERATION, users=users
+  )
   return [t for group in groups for t in group.trajectories]
 
 
