@@ -35,18 +35,17 @@ def get_config(chip: str = "v5p") -> config_lib.Config:
   c.gyms.reward_profile = "paper"
   c.gyms.search.source = "web"  # asks for a key in SERPER_API_KEY
   c.user.kind, c.user.model = "endpoint", "Qwen/Qwen3-32B"
+  c.user.api_key_env = ""  # OpenAI's is for nobody else
   c.user.timeout_s, c.user.max_outage_s = 60.0, 1800.0
   c.rollout.step_timeout_s = 300.0
   c.rollout.max_tokens_per_turn = 2048  # of UserRL's evaluation
   c.rollout.max_tokens_per_episode = 9344  # 1152 of the prompt, 8192 after it
-  c.engine = config_lib.Engine(num_rows=24, num_lanes=24, extend_tokens=1024)
-  c.packing = config_lib.Packing(row_length=9728, logprob_chunk=512)  # 19 * 512
-  c.mesh = config_lib.Mesh(data=1, fsdp=-1)
-  if chip == "v5e":
-    c.mesh.tensor = c.packing.rows_per_micro_batch = 4
-    c.engine.num_rows = c.engine.num_lanes = 12
+  n, parts, tensor = {"v5p": (24, 8, 1), "v5e": (12, 4, 4)}[chip]
+  c.engine = config_lib.Engine(num_rows=n, num_lanes=n, extend_tokens=1024)
+  c.packing = config_lib.Packing(9728, parts, logprob_chunk=512)  # 19 * 512
+  c.mesh = config_lib.Mesh(data=1, fsdp=-1, tensor=tensor)
   c.cold_start.source = "runs/paper_4b_shown/demonstrations/dialogues.jsonl"
-  c.cold_start.num_steps = 47  # 3 epochs of 1000 dialogues
+  c.cold_start.num_epochs = 3
   c.cold_start.optimizer = config_lib.Optimizer(
     learning_rate=1e-5, schedule="cosine", warmup_steps=5
   )
