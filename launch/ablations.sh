@@ -4,7 +4,8 @@
 # (a) credits and scores, (b) cold start, (c) users, (d) late rewards, (e) turns
 # against score: recipes, questions and plan are in configs/ablations/, reports
 # in runs/ablations/*/report.html. All but b start from the cold starts of b,
-# which is run first if need be. The same command goes on where it was. Variables:
+# which is run first if need be, without the fields given here. The same command
+# goes on where it was. Variables:
 # JOBS, runs side by side (2); SEEDS, such as 0,1 (five, for d and e two).
 set -euo pipefail
 # shellcheck source=launch/_environment.sh

@@ -174,6 +174,17 @@ def test_the_paper_is_demonstrated_trained_and_evaluated(launch):
   assert not any("demonstrate" in call[5] for call in calls[-4:])
 
 
+def test_arms_of_the_paper_share_their_demonstrations(launch):
+  made, trained = [], []
+  for arm in ("equalized_r2g", "equalized_sum"):
+    _, calls = launch("paper.sh", f"4b:{arm}", "model", "tasks", "tau")
+    runs = [call[5:] for call in calls if call[5].startswith("userrl_jax")]
+    made += [run for run in runs if run[0].endswith("demonstrate")]
+    trained += [run for run in runs if run[0].endswith("train")]
+  # Of another config, the second would be refused.
+  assert made[0] == made[-1] and trained[0] != trained[-1]
+
+
 def test_what_failed_ends_the_paper(launch):
   done, calls = launch("paper.sh", "4b", "model", "tasks", "tau", CODE="3")
   assert done.returncode == 3
