@@ -88,6 +88,7 @@ def _member(folder, arm, seed):
   name = f"arm={arm},seed={seed}"
   score, num_turns, plain = ARMS[arm]
   config = config_lib.Config(seed=seed, stages=("grpo",))
+  config.out_dir, config.grpo.credit.gamma = name, score
   made = folder / name
   (made / "evaluations").mkdir(parents=True)
   (made / "transcripts").mkdir()
@@ -122,6 +123,16 @@ def _member(folder, arm, seed):
       for member in (0, 1)
     ],
   )
+  steps = [
+    {
+      **{"stage": "grpo", "step": step, "time/step_s": 15.0},
+      **{"rollout/tokens_sampled": 2000, "score/macro": score + 0.1 * seed},
+      **{"episode/num": 4.0, "episode/invalid_share": 0.25 * (step == 7)},
+    }
+    for step in range(8)
+  ]
+  steps[0]["score/macro"] = 0.0
+  _write(made / "metrics.jsonl", [*steps, {"stage": "grpo", "step": 7}])
   found = {"stage": "grpo", "step": 3, "name": "collapse", "message": "it fell"}
   lines = [json.dumps(found)] * (arm == "poor" and seed < 2)
   (made / "diagnostics.jsonl").write_text("\n".join(lines))
@@ -235,6 +246,22 @@ def test_every_difference_is_told_both_ways(report):
   assert rows["good"]["poor"].startswith("+0.300 (+0.300 to ")
   assert rows["poor"]["good"].startswith("-0.300 (-0.300 to ")
   assert rows["good"]["good"] == ""
+
+
+def test_training_is_told_by_quarters_and_drawn(report):
+  rows = _rows(report, "Training")
+  for arm, (score, _, _) in ARMS.items():
+    row, mean = rows[arm], score + 0.1 * np.mean(SEEDS)
+    assert float(row["quarter 1"]) == pytest.approx(mean / 2, abs=6e-4)
+    assert float(row["quarter 4"]) == pytest.approx(mean, abs=6e-4)
+    assert (row["minutes"], row["1000 tokens"]) == ("2.0", "16")
+    assert row["invalid episodes"] == "5"  # one of each run
+  assert "<title>good: 0.800 at the end</title>" in report[2].read_text()
+
+
+def test_what_differs_is_told_field_by_field(report):
+  rows = _rows(report, "What treatments differ in")
+  assert rows["quick"] == {"treatment": "quick", "grpo.credit.gamma": "0.5"}
 
 
 def test_users_make_a_matrix(report):

@@ -108,6 +108,51 @@ def curve(
   return _svg(parts, _HEIGHT, title)
 
 
+def lines(
+  series: Mapping[str, Sequence[Point]], title: str
+) -> markupsafe.Markup:
+  """Draws several curves over each other, with a legend below.
+
+  Args:
+    series: name -> (step, value) in order, all finite; at least one point.
+    title: what is drawn, for screen readers.
+
+  Returns:
+    An `svg` element.
+  """
+  values = [y for points in series.values() for _, y in points]
+  low, high = _widen(min(values), max(values))
+  ticks = _ticks(low, high)
+  low, high = min(low, ticks[0]), max(high, ticks[-1])
+  last = max(x for points in series.values() for x, _ in points)
+
+  def place_x(x: float) -> float:
+    return _LEFT + (x + 0.5) / (last + 1) * (_WIDTH - _LEFT - _RIGHT)
+
+  def place_y(y: float) -> float:
+    return _TOP + (high - y) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+
+  parts = [_tick_line(place_y(tick), _number(tick)) for tick in ticks]
+  parts += _step_labels(place_x, 0.0, last + 1, last + 1)
+  columns, row_height = 2, 18
+  for number, (name, points) in enumerate(series.items()):
+    stroke = f"stroke:var(--stage-{number % NUM_COLOURS})"
+    # Colours repeat, so later ones are dashed.
+    dashes = "" if number < NUM_COLOURS else ";stroke-dasharray:5 3"
+    style = f"style='fill:none;stroke-width:1.8;{stroke}{dashes}'"
+    path = " L".join(f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in points)
+    label = markupsafe.escape(name)
+    x = _LEFT + number % columns * (_WIDTH - _LEFT) / columns
+    y = _HEIGHT + number // columns * row_height + 4
+    parts.append(
+      f"<g><title>{label}: {points[-1][1]:.3f} at the end</title>"
+      f"<path {style} d='M{path}'/><path {style} d='M{x:.0f} {y} h22'/>"
+      f"<text class='tick' x='{x + 28:.0f}' y='{y + 4}'>{label}</text></g>"
+    )
+  num_rows = math.ceil(len(series) / columns)
+  return _svg(parts, _HEIGHT + num_rows * row_height, title)
+
+
 def intervals(
   rows: Sequence[Estimate], title: str, zero: bool = False
 ) -> markupsafe.Markup:

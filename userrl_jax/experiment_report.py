@@ -5,16 +5,16 @@ each a table, some with a chart, and the same numbers for programs.
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
 from typing import Any
 
-import markupsafe
 import numpy as np
 
 from userrl_jax import charts
 from userrl_jax import config as config_lib
 from userrl_jax import experiment_results
+from userrl_jax import experiment_training
 from userrl_jax import experiments
+from userrl_jax import pages
 from userrl_jax import rescore
 from userrl_jax import statistics
 
@@ -23,21 +23,9 @@ RANKED = ("naive", "r2g", "em", "predicted", "information")  # against bits
 _PAIRS_RESAMPLES = 2000  # of each of many differences that nobody planned
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
-  """A table of a report, in text, with a chart where there is one."""
-
-  title: str
-  text: str
-  head: Sequence[str]
-  rows: Sequence[Sequence[str]]
-  chart: markupsafe.Markup | None = None
-  is_numbered: bool = False  # its rows, which a chart names so
-
-
 def sections(
   experiment: experiments.Experiment, results: experiment_results.Results
-) -> tuple[list[Section], dict[str, Any]]:
+) -> tuple[list[pages.Section], dict[str, Any]]:
   """Returns the parts of an experiment's report, and their numbers."""
   tests = experiment_results.planned(experiment, results)
   made = [
@@ -51,6 +39,8 @@ def sections(
       users(results),
       trade_off(results) if experiment.has_trade_off else None,
       ranks(experiment, results),
+      experiment_training.curves(results),
+      experiment_training.settings(results),
     )
     if section
   ]
@@ -64,7 +54,7 @@ def sections(
 
 def treatments(
   experiment: experiments.Experiment, results: experiment_results.Results
-) -> Section:
+) -> pages.Section:
   """Returns the scores of every treatment: means over its runs."""
   first = next((r for own in results.values() for r in own.values()), None)
   gyms = list(first.evaluation.gyms) if first else []
@@ -101,7 +91,7 @@ def treatments(
     row.append(", ".join(f"{f} {found.count(f)}" for f in dict.fromkeys(found)))
     rows.append(row)
   title = "Score with 95% interval"
-  return Section(
+  return pages.Section(
     "Treatments",
     "Means over runs; the interval is of tasks and runs. Turns, time-weighted "
     "score and success are of the evaluation; perplexity is that of a fixed "
@@ -113,7 +103,7 @@ def treatments(
   )
 
 
-def differences(results: experiment_results.Results) -> Section:
+def differences(results: experiment_results.Results) -> pages.Section:
   """Returns by how much each treatment's score is above each other one's."""
   names = [name for name, own in results.items() if own]
   rows = []
@@ -136,7 +126,7 @@ def differences(results: experiment_results.Results) -> Section:
       )
       row.append(f"{one.mean:+.3f} ({_ends(one, '+')})")
     rows.append(row)
-  return Section(
+  return pages.Section(
     "Every difference of scores",
     "Row minus column, paired by task and seed, with its own interval of 95%. "
     "Of many, some are above 0 by chance: what was planned stands above.",
@@ -145,7 +135,7 @@ def differences(results: experiment_results.Results) -> Section:
   )
 
 
-def users(results: experiment_results.Results) -> Section | None:
+def users(results: experiment_results.Results) -> pages.Section | None:
   """Returns the score of every treatment with every kind of user."""
   profiles = list(
     dict.fromkeys(
@@ -171,7 +161,7 @@ def users(results: experiment_results.Results) -> Section | None:
       )
       row.append(f"{of.mean:.3f} ({_ends(of)})")
     rows.append(row)
-  return Section(
+  return pages.Section(
     "Trained with, met",
     "Rows are the users of training, columns those of the evaluation: mean "
     "score of gyms and runs, with its interval of 95%.",
@@ -180,7 +170,7 @@ def users(results: experiment_results.Results) -> Section | None:
   )
 
 
-def trade_off(results: experiment_results.Results) -> Section | None:
+def trade_off(results: experiment_results.Results) -> pages.Section | None:
   """Returns turns and score of all treatments, and which none beats in both."""
   points = {}
   for name, own in results.items():
@@ -216,7 +206,7 @@ def trade_off(results: experiment_results.Results) -> Section | None:
     for name in order
   ]
   title = "Score against turns; filled dots are on the Pareto front"
-  return Section(
+  return pages.Section(
     "Turns against score",
     "On the Pareto front no other treatment has both as few turns and as high "
     "a score, by their means.",
@@ -238,7 +228,7 @@ def trade_off(results: experiment_results.Results) -> Section | None:
 
 def ranks(
   experiment: experiments.Experiment, results: experiment_results.Results
-) -> Section | None:
+) -> pages.Section | None:
   """Returns how far each credit of turns follows what turns told.
 
   Spearman's correlation with exact bits over all turns but the last of an
@@ -275,7 +265,7 @@ def ranks(
           " ".join("–" if v is None else f"{v:.3f}" for v in values),
         ]
       )
-  return Section(
+  return pages.Section(
     "Credit of turns and what they told",
     f"Spearman's correlation with exact bits, of {experiment.ranks_of}'s "
     "training episodes (last turns left out), mean over runs and each run's. A "
@@ -286,7 +276,7 @@ def ranks(
   )
 
 
-def _tests_section(tests: Sequence[Mapping[str, Any]]) -> Section:
+def _tests_section(tests: Sequence[Mapping[str, Any]]) -> pages.Section:
   head = ["question", "above", "below", "of", "difference", "95% interval"]
   head += ["level of the test", "its interval", "of runs", "verdict"]
   rows = []
@@ -306,7 +296,7 @@ def _tests_section(tests: Sequence[Mapping[str, Any]]) -> Section:
     row += [f"{test['level']:.1%}", f"{low:+.3f} to {high:+.3f}"]
     row.append(" ".join(f"{value:+.3f}" for value in test["of_seeds"]))
     rows.append([*row, test["verdict"]])
-  return Section(
+  return pages.Section(
     "Planned tests",
     "Paired by task and seed. A verdict goes by the interval at the level of "
     "the test: 95% for a primary one; the others share 5%.",

@@ -23,6 +23,16 @@ _FIELDS = ("gym", "task", "member", "valid", "profile", "max_score")
 
 
 @dataclasses.dataclass(frozen=True)
+class Training:
+  """How a stage trained; an imitation has no scores and samples nothing."""
+
+  scores: Sequence[float] = ()  # of each step's episodes, the mean over gyms
+  minutes: float = 0.0  # of all steps; evaluations are not in them
+  num_tokens: int = 0  # sampled
+  num_invalid: int = 0  # episodes left out
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
   """What one run's treatment came to."""
 
@@ -31,6 +41,8 @@ class Result:
   played: Sequence[Mapping[str, Any]]
   trained: Sequence[Mapping[str, Any]]  # training transcripts, if wanted
   findings: Sequence[str]  # names of what went wrong in training
+  training: Training = Training()
+  config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # treatment -> seed -> what it came to
@@ -60,7 +72,38 @@ def result(
     ],
     rescore.read(path) if is_ranked and path.exists() else (),
     [str(line["name"]) for line in run.findings if line["stage"] == stage],
+    training(run, stage),
+    run.config,
   )
+
+
+def training(run: run_folder.Run, stage: str) -> Training:
+  """Returns how a stage of a run trained, from its metrics."""
+  steps = [
+    line
+    for line in run.metrics
+    if line.get("stage") == stage and "time/step_s" in line
+  ]
+  total = lambda name: sum(line.get(name, 0.0) for line in steps)
+  return Training(
+    [score for line in steps if (score := _score(line)) is not None],
+    total("time/step_s") / 60,
+    int(total("rollout/tokens_sampled")),
+    round(
+      sum(
+        line.get("episode/invalid_share", 0.0) * line.get("episode/num", 0.0)
+        for line in steps
+      )
+    ),
+  )
+
+
+def _score(line: Mapping[str, Any]) -> float | None:
+  """Returns a step's score: the mean over gyms, or that of the only one."""
+  if "score/macro" in line:
+    return float(line["score/macro"])
+  of_gyms = [value for name, value in line.items() if name.startswith("score/")]
+  return float(of_gyms[0]) if len(of_gyms) == 1 else None
 
 
 def planned(

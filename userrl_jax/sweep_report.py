@@ -145,7 +145,7 @@ def table(summary: Summary) -> str:
   return "\n\n".join([_markdown(_cells(summary)), *notes])
 
 
-def _markdown(section: experiment_report.Section) -> str:
+def _markdown(section: pages.Section) -> str:
   """Returns a section; one without a text is its table alone."""
   rows = [section.head, ["---"] * len(section.head), *section.rows]
   lines = [f"| {' | '.join(row)} |" for row in rows]
@@ -161,7 +161,7 @@ def _are_of_arms(members: Sequence[Member]) -> bool:
 
 def _experiment(
   experiment: experiments.Experiment, members: Sequence[Member]
-) -> tuple[list[experiment_report.Section], dict[str, Any], list[str]]:
+) -> tuple[list[pages.Section], dict[str, Any], list[str]]:
   """Returns sections of an experiment, its numbers, and what is missing."""
   results: dict[str, dict[int, experiment_results.Result]] = {
     name: {} for name in experiment.treatments
@@ -184,14 +184,14 @@ def _experiment(
   return made, {**values, "notes": notes}, notes
 
 
-def _cells(summary: Summary) -> experiment_report.Section:
+def _cells(summary: Summary) -> pages.Section:
   title = "Score with 95% interval"
   estimates = [
     charts.Estimate(f"{n}", c.score.mean, c.score.low, c.score.high, 2)
     for n, c in enumerate(summary.cells, 1)
     if c.score
   ]
-  return experiment_report.Section(
+  return pages.Section(
     "Settings, best first",
     "",
     *_rows(summary),
@@ -267,7 +267,7 @@ def _above(
 def _page(
   folder: pathlib.Path,
   members: Sequence[Member],
-  made: Sequence[experiment_report.Section],
+  made: Sequence[pages.Section],
   notes: Sequence[str],
   title: str,
 ) -> str:
