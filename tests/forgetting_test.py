@@ -93,6 +93,19 @@ def test_it_stands_in_the_evaluation(parts, params, tmp_path):
   assert scripted["forgetting"] == {}  # who has no params forgets nothing
 
 
+def test_what_a_run_starts_from_is_noted_once(parts, params, tmp_path):
+  own = dataclasses.replace(parts, folder=tmp_path)
+  forgetting.note_start(own, params)
+  assert not (tmp_path / forgetting.START).exists()  # random params
+  config = copy.deepcopy(parts.config)
+  config.init_from = "somewhere"
+  own = dataclasses.replace(own, config=config)
+  forgetting.note_start(own, params)
+  want = forgetting.check(own, params)
+  forgetting.note_start(own, jax.tree.map(lambda x: 2 * x, params))  # resumed
+  assert json.loads((tmp_path / forgetting.START).read_text()) == want
+
+
 def test_the_set_is_no_larger_than_its_split():
   c = config_lib.Config()
   c.evaluation.forgetting_tasks = c.gyms.num_test_tasks + 1

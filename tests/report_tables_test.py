@@ -63,6 +63,8 @@ def folder(tmp_path_factory):
   played = [*GROUP, *FLAT, make_trajectory([1], 0, "t2", [1], "terse")]
   summary = scorecard.evaluation_summary(played, "grpo", 1.0, seed=0)
   summary["forgetting"] = {"perplexity_turns": 1.25, "num_dialogues": 9}
+  start = {"perplexity_turns": 1.125, "num_dialogues": 9}
+  metrics.write_json(folder / "forgetting_start.json", start)
   (folder / "evaluations").mkdir()
   (folder / "evaluations" / "grpo.json").write_text(json.dumps(summary))
   metrics.write_transcripts(
@@ -177,6 +179,7 @@ def test_all_of_it_is_on_the_page(folder):
     "Scores by profile of the users",
     "effective turns",
     "What is forgotten",
+    "start 1.125 9",
     "1.250 9",
     "What turns told, in bits",
     "2.30 1.60 1.50 0.50",

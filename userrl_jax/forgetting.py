@@ -21,6 +21,7 @@ from userrl_jax import demonstrate
 from userrl_jax import dialogues
 from userrl_jax import gyms
 from userrl_jax import hosts
+from userrl_jax import metrics
 from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax.learning import batching
@@ -28,6 +29,8 @@ from userrl_jax.learning import learner
 from userrl_jax.learning import token_stats
 from userrl_jax.models import qwen3
 from userrl_jax.users import profiles
+
+START = "forgetting_start.json"  # in a run's folder
 
 _ITERATION = -11  # of the set's episodes: apart from all others
 
@@ -66,6 +69,21 @@ def check(parts: assembly.Parts, params: qwen3.Params) -> dict[str, float]:
     "num_dialogues": len(fixed),
     "num_tokens": num_turns,
   }
+
+
+def note_start(parts: assembly.Parts, params: qwen3.Params) -> None:
+  """Keeps what `check` says of the params that a run starts from, once.
+
+  Random params know nothing that could be forgotten.
+  """
+  c, path = parts.config, parts.folder / START
+  if not c.evaluation.forgetting_tasks or not (c.init_from or c.model.folder):
+    return
+  if hosts.gather(path.exists())[0]:
+    return
+  numbers = check(parts, params)
+  if hosts.is_first():
+    metrics.write_json(path, numbers)
 
 
 def perplexity(

@@ -76,12 +76,15 @@ def profiles(run: run_folder.Run) -> dict[str, Any]:
 
 
 def forgetting(run: run_folder.Run) -> list[tuple[str, Mapping[str, float]]]:
-  """Returns what each stage's evaluation says of a fixed set."""
-  return [
-    (stage, evaluation.forgetting)
+  """Returns what each stage's evaluation says of a fixed set, oldest first.
+
+  Before them what the params said that the run started from, if it is known.
+  """
+  found = {"start": run.forgetting_start} | {
+    stage: evaluation.forgetting
     for stage, evaluation in run.evaluations.items()
-    if evaluation.forgetting
-  ]
+  }
+  return [(name, numbers) for name, numbers in found.items() if numbers]
 
 
 def information(run: run_folder.Run) -> dict[str, Any]:

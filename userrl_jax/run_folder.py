@@ -47,6 +47,8 @@ class Run:
   evaluation_costs: list[dict[str, Any]] = dataclasses.field(
     default_factory=list
   )
+  # Of the params that it started from; see `forgetting.note_start`.
+  forgetting_start: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
@@ -102,6 +104,11 @@ def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
       _read_lines(path, notes)
       if (path := folder / "evaluation_costs.jsonl").exists()
       else []
+    ),
+    forgetting_start=(
+      _read_json(path, notes)
+      if (path := folder / "forgetting_start.json").exists()
+      else {}
     ),
   )
 

@@ -24,6 +24,7 @@ from userrl_jax import evaluate
 from userrl_jax import fitting
 from userrl_jax import flags
 from userrl_jax import forecast
+from userrl_jax import forgetting
 from userrl_jax import hosts
 from userrl_jax import recorder
 from userrl_jax import report
@@ -66,6 +67,7 @@ def reinforce(
   config = parts.config
   state, update = stages.start(parts, stage)
   beside = stages.beside(parts, stage)
+  _note_start(parts, stage, state, beside["frozen"])
   make_stream = lambda: stages.stream(parts, stage)
   state, tasks = run.begin(stage, state, make_stream, update)
   best = selection.Selector(parts, run, stage)
@@ -102,6 +104,7 @@ def imitate(
   state, update = stages.start(parts, stage)
   frozen = stages.frozen(parts, stage)
   beside = () if frozen is None else (frozen,)
+  _note_start(parts, stage, state, frozen)
   make_stream = lambda: stages.stream(parts, stage)
   state, dialogues = run.begin(stage, state, make_stream, update)
   best = selection.Selector(parts, run, stage)
@@ -119,6 +122,19 @@ def imitate(
     best.look(step + 1, state, frozen)
     run.save_when_due(step + 1, state)
   return best.chosen(stages.finished(parts, stage, state, frozen))
+
+
+def _note_start(
+  parts: assembly.Parts,
+  stage: stages.Stage,
+  state: learner.State,
+  frozen: qwen3.Params | None,
+) -> None:
+  """Keeps what is known before the first stage, to see what is forgotten."""
+  if stage.name == parts.config.stages[0]:
+    # Adapters begin as nothing.
+    is_whole = "embed" in state.params
+    forgetting.note_start(parts, state.params if is_whole else frozen)
 
 
 if __name__ == "__main__":
