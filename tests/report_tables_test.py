@@ -172,6 +172,11 @@ def test_without_a_config_there_are_dialogues_and_a_reason(run):
 
 def test_all_of_it_is_on_the_page(folder):
   page = report.write(folder).read_text()
+  # Training's dialogues are found by the same filters.
+  found = re.findall(
+    r'<details class="task card".*\n.*training, step 1</span>', page
+  )
+  assert len(found) == len([*GROUP, *FLAT])
   words = " ".join(" ".join(report_test.Reader(page).words).split())
   for text in (
     "Best checkpoints",

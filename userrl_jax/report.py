@@ -47,7 +47,7 @@ CURVES = (
   ("speed", r".*tokens_per_s$"),
 )
 MAX_TASKS = 200  # whose dialogues are on the page
-MAX_TRAINING = 8  # dialogues from the end of each stage's training
+MAX_TRAINING = 24  # dialogues from the end of each stage's training
 MAX_CHARS = 6000  # of one text
 
 _TEMPLATE = "report_template.html.j2"
@@ -108,7 +108,10 @@ def write(run_dir: str | pathlib.Path) -> pathlib.Path:
     costs=report_tables.costs(run),
     commands=report_tables.commands(run),
     chosen=report_tables.chosen(run),
-    trained=trained,
+    trained={
+      stage: [{**d, "shown_score": _score(d)} for d in dialogues]
+      for stage, dialogues in trained.items()
+    },
     no_credit=no_credit,
   )
   path = run.folder / "report.html"
@@ -353,25 +356,27 @@ def _dialogues(run: run_folder.Run) -> dict[str, Any]:
       for part in sorted(parts)
     ],
     "gyms": sorted({gym for gym, _ in parts}),
-    "splits": sorted({split for _, split in parts}),
+    "splits": sorted(
+      {split for _, split in parts} | ({"train"} if run.trained else set())
+    ),
     "tasks": [
       {
         "gym": gym,
         "split": split,
         "id": task,
         "stages": stages,
-        "scores": {
-          stage: d.get("score", d["reward"]) if _is_valid(d) else None
-          for stage, d in stages.items()
-        },
+        "scores": {stage: _score(d) for stage, d in stages.items()},
       }
       for gym, split, task, stages in shown
     ],
   }
 
 
-def _is_valid(dialogue: Mapping[str, Any]) -> bool:
-  return bool(dialogue.get("valid", dialogue["fault"] == types.Fault.OK))
+def _score(dialogue: Mapping[str, Any]) -> float | None:
+  """Returns the score of a transcript; None where it is invalid."""
+  if not dialogue.get("valid", dialogue["fault"] == types.Fault.OK):
+    return None
+  return float(dialogue.get("score", dialogue["reward"]))
 
 
 def _natural(text: str) -> list[tuple[int, Any]]:
