@@ -1,7 +1,8 @@
-"""What recipe and README promise of the quickstart is what runs gave.
+"""What recipes and pages promise is what runs gave.
 
 `records/quickstart_seeds.json` has the scores, curves and comparison of the
-runs of seeds 0, 1 and 2; its commands and commit are in it.
+quickstart's runs of seeds 0, 1 and 2; its commands and commit are in it.
+`records/ablations/` has the reports of experiments.
 """
 
 import ast
@@ -11,6 +12,7 @@ import re
 
 import pytest
 
+from userrl_jax import experiments
 from userrl_jax import flags
 
 _SEEDS = ("0", "1", "2")
@@ -60,3 +62,23 @@ def test_recipe_and_readme_say_what_seed_0_gave(record, root):
   shown = f"from 0.00 to {expected[1]:.2f} to {expected[4]:.2f}"
   readme = " ".join((root / "README.md").read_text().split())
   assert shown in readme
+
+
+@pytest.mark.parametrize("name", ["cold_start", "credits", "users"])
+def test_pages_say_of_experiments_what_was_found(root, name):
+  path = pathlib.Path(__file__).parent / "records" / "ablations"
+  report = json.loads((path / f"{name}.json").read_text())
+  experiment = experiments.load(str(root / f"configs/ablations/{name}.py"))
+  tests = {test.question: test for test in experiment.tests}
+  assert [test["question"] for test in report["tests"]] == list(tests)
+  assert all(test["seeds"] == [0, 1, 2, 3, 4] for test in report["tests"])
+  notes = (root / "BUILD_NOTES.md").read_text()
+  page = (root / "configs/expected/ablations.md").read_text()
+  head, *rows = report["sections"]["Treatments"]
+  for row in rows:
+    of = dict(zip(head, row, strict=True))
+    assert of["runs"] == "5"
+    assert f"{of['score']} ({of['95% interval']})" in notes
+    assert f" {of['score']}" in page
+  for test in report["tests"]:
+    assert f"{test['difference']['mean']:+.3f}" in notes

@@ -6,8 +6,9 @@ base, more imitation, RL. The other experiments start from its cold starts.
 
 Command:   bash launch/ablations.sh b
 Hardware:  2 CPU cores; JOBS=2 runs side by side, one core each
-Time:      about 30 minutes expected on quiet cores; not measured yet
-Expect:    not run yet; PLAN.md says what was asked before
+Time:      8.5 minutes a run, two at once; 25 in all
+Expect:    base 0.01, RL alone 0.03, cold start 0.55, more imitation 0.55, GRPO
+           0.60 (0.54 to 0.67); seeds differ by more than GRPO adds
 """
 
 import pathlib

@@ -6,8 +6,9 @@ six kinds of users, which never speak the same: a matrix.
 
 Command:   bash launch/ablations.sh c
 Hardware:  2 CPU cores; JOBS=2 runs side by side, one core each
-Time:      about 25 minutes expected on quiet cores; not measured yet
-Expect:    not run yet; PLAN.md says what was asked before
+Time:      2 minutes a run, two at once; 17 in all
+Expect:    of all six users plain 0.45, weak 0.46, everybody 0.48; of plain
+           users alone 0.79, 0.66, 0.67
 """
 
 import pathlib
