@@ -24,6 +24,8 @@ from userrl_jax.gyms import sources
 
 PROFILES = ("full", "brief")
 MALFORMED = "malformed"  # info["outcome"] of every turn met with a format hint
+# info["outcome"] of turns in which a user with a manner told nothing true.
+UNTOLD = EVADED, GONE, MISLED = ("evaded", "gone", "misled")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Reply:
   reward: float = 0.0
   terminated: bool = False
   success: bool = False  # this action won the game
+  # What the user made of the action, in whatever words; privileged.
+  verdict: str = ""
 
 
 def malformed(hint: str) -> Reply:
@@ -211,7 +215,8 @@ class Gym(abc.ABC):
       A step whose `info["outcome"]` names what happened, and whose
       `info["success"]` tells whether it won the game; the turn limit ends the
       game as truncated unless this turn terminated it. `info["leaks"]` counts
-      replies that told too much and were asked for again, where there were any.
+      replies that told too much and were asked for again, where there were any,
+      and `info["verdict"]` is that of the reply, where it has one.
 
     Raises:
       RuntimeError: before `reset`, after the end, or during another step.
@@ -243,6 +248,7 @@ class Gym(abc.ABC):
       reply.terminated,
       truncated,
       {"outcome": reply.outcome, "success": reply.success}
+      | ({"verdict": reply.verdict} if reply.verdict else {})
       | ({"leaks": self._num_leaks} if self._num_leaks else {}),
     )
 
