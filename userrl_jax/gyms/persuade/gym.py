@@ -109,6 +109,11 @@ class PersuadeGym(base.Gym):
         "gyms.persuade.max_gain must be at least 0 (0 is no limit), got "
         f"{settings.persuade.max_gain}"
       )
+    if user is None and not scripted.can_be_won(settings.persuade.max_gain):
+      raise ValueError(
+        f"gyms.persuade.max_gain must be {scripted.LIMITS} where rules play "
+        f"the user, got {settings.persuade.max_gain}"
+      )
     self._max_gain = settings.persuade.max_gain or debate.LAST
     self._user: User = user or scripted.ScriptedUser()
 
