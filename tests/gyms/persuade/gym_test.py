@@ -77,18 +77,26 @@ GOING_BACK = ("Disagree", "Strongly Agree") * 8
 
 @pytest.mark.parametrize("profile", persuade_gym.PersuadeGym.reward_profiles)
 @pytest.mark.parametrize(
-  "labels, rewards, is_won",
+  "labels, rewards, released, is_won",
   [
-    # Row 6: the ground between Neutral and Agree is won once.
-    (("Neutral", "Agree", "Neutral", "Strongly Disagree"), (3, 0, 0, 3), True),
+    # Row 6: the ground between Agree and Neutral is won once, or twice.
+    (
+      ("Neutral", "Agree", "Neutral", "Strongly Disagree"),
+      (3, 0, 0, 3),
+      (3, 0, 2, 3),
+      True,
+    ),
     # Row 7: a label in another case is that label.
-    (("Strongly disagree",), (6,), True),
-    (("disagree", "STRONGLY DISAGREE"), (5, 1), True),
-    # Row 8: going back and forth pays once.
-    (GOING_BACK, (5, *[0] * 15), False),
+    (("Strongly disagree",), (6,), (6,), True),
+    (("disagree", "STRONGLY DISAGREE"), (5, 1), (5, 1), True),
+    # Row 8: going back and forth pays once, or each time.
+    (GOING_BACK, (5, *[0] * 15), (5, 0) * 8, False),
   ],
 )
-def test_vectors_of_the_specification(labels, rewards, is_won, profile):
+def test_vectors_of_the_specification(
+  labels, rewards, released, is_won, profile
+):
+  rewards = rewards if profile == "default" else released
   gym, _, steps = play(
     *speeches(len(labels)),
     user=FixedUser(*labels),

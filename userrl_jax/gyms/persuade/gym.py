@@ -3,8 +3,13 @@
 The agent argues (`answer`) and the user, rules or a model, replies with words
 and a stance between strong agreement with the claim and strong disagreement.
 The words are what the agent reads. Privileged: the stance, and what would move
-the user. A turn is worth how far the stance goes beyond the furthest so far, so
-that winning the same ground twice pays once.
+the user. In reward profile `default`, a turn is worth how far the stance goes
+beyond the furthest so far, so that winning the same ground twice pays once. In
+the others it is worth how far the stance goes beyond that of the turn before,
+as in UserRL's code, which pays alike in training and evaluation; what the paper
+pays is not told otherwise. There an episode that loses ground and wins it back
+can earn more than 1, the most that one without a step back does. UserRL has no
+limit to what a turn wins: `gyms.persuade.max_gain=0`.
 """
 
 import dataclasses
@@ -213,7 +218,8 @@ class PersuadeGym(base.Gym):
     if flaw is None:  # what is flawed is no part of the debate
       exchange = debate.Exchange(state.worry, argument, verdict.reply, gain)
       exchanges = [*exchanges, exchange]
-    reward = (best - state.best) / debate.LAST
+    is_default = self.settings.reward_profile == "default"
+    reward = (best - state.best if is_default else max(0, gain)) / debate.LAST
     state = dataclasses.replace(
       state,
       stance=int(stance),
