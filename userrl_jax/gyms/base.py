@@ -242,7 +242,7 @@ class Gym(abc.ABC):
     self.state = dataclasses.replace(
       state, num_turns=num_turns, is_over=reply.terminated or truncated
     )
-    return types.Step(
+    step = types.Step(
       types.Observation(reply.text),
       float(reply.reward),
       reply.terminated,
@@ -251,6 +251,18 @@ class Gym(abc.ABC):
       | ({"verdict": reply.verdict} if reply.verdict else {})
       | ({"leaks": self._num_leaks} if self._num_leaks else {}),
     )
+    return self.out_of_turns(step) if truncated else step
+
+  def out_of_turns(self, step: types.Step) -> types.Step:
+    """Returns the last turn of a game that turns ran out of, paid for the end.
+
+    Turns that never came to the gym count for who plays, not here: then it is
+    them who ask for this. The default leaves the step as it is.
+
+    Args:
+      step: of the turn; without info when it never came to the gym.
+    """
+    return step
 
   def clone(self) -> "Gym":
     """Returns an independent gym that continues just like this one."""
