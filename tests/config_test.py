@@ -311,6 +311,11 @@ def test_a_group_of_one_is_for_the_released_code_or_no_grpo():
   config = _set("grpo.group_size", 1)
   config.grpo.credit.released = True
   assert _problems(config) == []
+  for policy in ("drop", "refill"):  # it would drop all and learn nothing
+    config.grpo.flat_groups = policy
+    (problem,) = _problems(config)
+    assert problem.startswith("grpo.flat_groups must be keep with grpo.group_")
+  config.grpo.flat_groups = "keep"
   config.grpo.credit.released = False
   config.stages = ("base",)
   assert _problems(config) == []
