@@ -247,6 +247,20 @@ def test_information_needs_a_gym_that_counts_it():
   assert _problems(config) == []
 
 
+def test_rules_can_be_persuaded_at_the_limit_of_a_turn():
+  config = _set("gyms.persuade.max_gain", 1)
+  assert _problems(config) == []  # nobody plays it
+  config.evaluation.held_out_gyms = ("persuade",)
+  (problem,) = _problems(config)
+  assert problem.startswith("gyms.persuade.max_gain must be 0, or at least 2,")
+  config.user.kind, config.user.model = "endpoint", "m"
+  config.user.base_url = "http://localhost:1/v1"
+  assert _problems(config) == []
+  config.user = config_lib.User()
+  config.gyms.persuade.max_gain = 0
+  assert _problems(config) == []
+
+
 def test_old_samples_need_a_method_that_knows_them():
   config = _set("rollout.max_staleness", 1)
   config.grpo.loss = "plain"
@@ -297,6 +311,11 @@ def test_a_group_of_one_is_for_the_released_code_or_no_grpo():
   config = _set("grpo.group_size", 1)
   config.grpo.credit.released = True
   assert _problems(config) == []
+  for policy in ("drop", "refill"):  # it would drop all and learn nothing
+    config.grpo.flat_groups = policy
+    (problem,) = _problems(config)
+    assert problem.startswith("grpo.flat_groups must be keep with grpo.group_")
+  config.grpo.flat_groups = "keep"
   config.grpo.credit.released = False
   config.stages = ("base",)
   assert _problems(config) == []

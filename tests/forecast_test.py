@@ -5,6 +5,7 @@ import types as python_types
 import pytest
 
 from userrl_jax import config as config_lib
+from userrl_jax import data
 from userrl_jax import forecast
 from userrl_jax import stages
 
@@ -21,7 +22,18 @@ def parts(**user):
   c.grpo.group_size = 8
   c.evaluation.num_tasks = 10
   c.user = config_lib.User(**user)
-  return python_types.SimpleNamespace(config=c, tasks=[None] * 40)
+  return python_types.SimpleNamespace(config=c, tasks=tasks(c.gyms.names, 20))
+
+
+def tasks(names, *counts):
+  """Returns tasks of gyms, which take turns while they have some."""
+  counts = counts * len(names) if len(counts) == 1 else counts
+  return [
+    python_types.SimpleNamespace(gym=name)
+    for number in range(max(counts))
+    for name, count in zip(names, counts, strict=True)
+    if number < count
+  ]
 
 
 def test_calls_are_tasks_times_group_times_turns():
@@ -58,6 +70,52 @@ def test_looks_and_refills_are_plays_too():
     "dialogues to look at": 6 * 3 * 5,
     "the forgetting check": 3 * 5,
   }
+
+
+def test_gyms_count_with_the_tasks_that_they_have():
+  """Of 40, 30 are of the gym that asks; a draw of 4 has 3 of them."""
+  some = parts(kind="endpoint", model="m")
+  some.tasks = tasks(some.config.gyms.names, 10, 30)
+  some.config.cold_start.num_tasks = 25  # the first ten of each, and 5 more
+  plan = stages.plan(some)
+  before = forecast.calls(some, plan)
+  assert before == {
+    "the tokenizer": 12 * 5,
+    "dialogues of base": (2 * 30 + 10) * 5,
+    "dialogues of cold_start": 15 * 3 * 5,
+    "grpo": 7 * 3 * 8 * 5,
+    "evaluations": 4 * 2 * 10 // 2 * 5,
+  }
+  some.config.grpo.flat_groups, some.config.grpo.refill_rounds = "refill", 2
+  assert forecast.calls(some, plan)["grpo"] == 3 * before["grpo"]
+
+
+@pytest.mark.parametrize("counts", [(10, 30), (23, 7), (40, 3), (1, 9)])
+@pytest.mark.parametrize("num_iterations", [1, 5, 40])
+def test_the_forecast_of_draws_is_what_is_drawn(counts, num_iterations):
+  some = parts(kind="endpoint", model="m")
+  some.config.grpo.num_iterations = num_iterations
+  some.tasks = tasks(some.config.gyms.names, *counts)
+  for number, task in enumerate(some.tasks):
+    task.id = str(number)
+  stream = data.task_stream(some.tasks, 4, seed=3)
+  drawn = [task for _ in range(num_iterations) for task in stream.next()]
+  num_asked = sum(task.gym == "telepathy" for task in drawn)
+  grpo = next(s for s in stages.plan(some) if s.name == "grpo")
+  assert forecast.calls(some, [grpo])["grpo"] == num_asked * 8 * 5
+
+
+def test_imported_dialogues_ask_nobody(tmp_path):
+  some = parts(kind="endpoint", model="m")
+  some.config.selection = config_lib.config_selection.Selection(
+    num_tasks=6, play_every=3
+  )
+  plan = stages.plan(some)
+  before = forecast.calls(some, plan)
+  some.config.cold_start.source = str(tmp_path / "dialogues.jsonl")
+  for name in ("dialogues of cold_start", "dialogues to look at"):
+    assert before.pop(name)
+  assert forecast.calls(some, plan) == before
 
 
 @pytest.mark.parametrize(
@@ -117,6 +175,7 @@ def test_some_turns_ask_twice(gym, one_model, two):
     (one_model, "", "the user"),
     (two, "j", "user and judge"),
   ):
+    some.tasks = tasks((gym,), 40)
     some.config.judge = config_lib.Judge(model=model, usd_per_million_out=3.0)
     plan = stages.plan(some)
     asked = forecast.calls(some, plan)

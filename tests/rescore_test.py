@@ -11,8 +11,10 @@ from userrl_jax import config
 from userrl_jax import metrics
 from userrl_jax import rescore
 from userrl_jax import types
+from userrl_jax.learning import advantages
 from userrl_jax.learning import batching
 from userrl_jax.learning import credit
+from userrl_jax.learning import iterations
 
 # The worked group of learning/credit.py, three tokens a turn.
 REWARDS = ([0, 0, 1], [0.2, 0.8], [0, 0, 0, 0], [0.5, 0, 0.5])
@@ -98,6 +100,51 @@ def test_advantages_are_those_of_training(score, name, changes):
       got, want[p, trajectory.member, : len(got)], atol=1e-6
     )
   assert {e.task for e in episodes if e.is_flat} == {"flat"}
+
+
+def _of_training(groups, settings):
+  """Returns the advantages that training gives members, by group and member."""
+  grpo = config.Grpo(group_size=4, tasks_per_iteration=3, credit=settings)
+  packing = config.Packing(
+    row_length=32, rows_per_micro_batch=8, logprob_chunk=8
+  )
+  shape = {"max_turns": 4, "num_tasks": 3, "capacity": 2, "seed": (0,)}
+  (batch,), _ = iterations.pack(
+    [types.Group(group[0].task, group) for group in groups],
+    packing,
+    grpo,
+    **shape,
+  )
+  return advantages.of_turns(batch, settings, np)
+
+
+@pytest.mark.parametrize("name", ["em", "predicted"])
+@pytest.mark.parametrize("is_released", [False, True])
+def test_a_file_of_several_iterations_is_as_training_took_them(
+  name, is_released
+):
+  settings = config.Credit(credit=name, released=is_released, score="sum")
+  lone = [
+    dataclasses.replace(t, fault=types.Fault.USER_ERROR) if m else t
+    for m, t in enumerate(GROUPS[2])
+  ]
+  later = [
+    [dataclasses.replace(t, iteration=-9) for t in group]
+    for group in (GROUPS[2], GROUPS[0][::-1])
+  ]
+  earlier = [GROUPS[0], lone]
+  flat = [t for group in (*earlier, *later) for t in group]
+  episodes = iter(rescore.rescore(records(flat), settings))
+  for groups, wanted in (
+    (earlier, _of_training(earlier, settings)),
+    (later, _of_training(later, settings)),
+  ):
+    for group, want_GK in zip(groups, wanted, strict=False):
+      for place, trajectory in enumerate(group):
+        got = next(episodes).advantages
+        want = want_GK[place] if group is not lone else np.zeros(4)
+        assert len(got) == len(trajectory.turns)
+        np.testing.assert_allclose(got, want[: len(got)], atol=1e-6)
 
 
 def test_the_worked_example():

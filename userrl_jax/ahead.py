@@ -58,8 +58,8 @@ def collector(
   if not config.rollout.max_staleness:
     yield lambda iteration, params: collecting.refill(
       tasks,
-      lambda drawn: collecting.play(
-        parts, params, drawn, group_size, sampling, iteration
+      lambda drawn, before: collecting.play(
+        parts, params, drawn, group_size, sampling, iteration, before=before
       ),
       config.grpo,
     )

@@ -44,7 +44,7 @@ _DECLINES = re.compile(
   r"|i would rather not|i won['’]t (?:say|answer|tell))",
   re.I,
 )
-_DENIALS = ("no_preference", "no_wish", profiles.MISLED)
+_DENIALS = ("no_preference", "no_wish", base.MISLED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,7 +304,7 @@ def _of_any(
 
 def _of_talk(content: str, reply: str, outcome: str) -> Iterator[str]:
   """Yields the kinds that need no truth."""
-  if _DECLINES.search(reply) or outcome == profiles.EVADED:
+  if _DECLINES.search(reply) or outcome == base.EVADED:
     yield "refusal"
   asks, says = replies.plain(content), replies.plain(reply)
   short, long = sorted((asks, says), key=len)

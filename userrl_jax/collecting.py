@@ -41,11 +41,13 @@ def play(
   iteration: int,
   kept: collect.Kept | None = None,
   users: collect.Users | None = None,
+  before: Sequence[types.Group] = (),
 ) -> list[types.Group]:
   """Lets the policy play every task `group_size` times, all hosts together.
 
   Episodes that are kept already are not played again. Users are drawn from
-  `user.profiles` unless given.
+  `user.profiles` unless given. What the iteration played before counts among
+  its episodes, and is not returned.
 
   Raises:
     SystemExit: with a message and code 2, when the user's set-up cannot work
@@ -60,7 +62,7 @@ def play(
       )
 
   play_own = lambda own: asyncio.run(serve_and_play(own))
-  return gathered(parts, tasks, group_size, play_own)
+  return gathered(parts, tasks, group_size, play_own, before)
 
 
 def play_scripted(
@@ -140,7 +142,9 @@ def _play_apart(
 
 def refill(
   tasks: Iterator[Sequence[types.Task]],
-  play_tasks: Callable[[Sequence[types.Task]], list[types.Group]],
+  play_tasks: Callable[
+    [Sequence[types.Task], Sequence[types.Group]], list[types.Group]
+  ],
   grpo: config_lib.Grpo,
 ) -> list[types.Group]:
   """Plays an iteration's tasks, and others in place of those with flat groups.
@@ -150,7 +154,8 @@ def refill(
   Args:
     tasks: one draw of an iteration each; a round takes one, and of it as many
       tasks as are missing.
-    play_tasks: plays some tasks.
+    play_tasks: plays some tasks, given the groups of the rounds before, with
+      which it checks them.
     grpo: which groups are flat.
 
   Returns:
@@ -158,7 +163,7 @@ def refill(
   """
   drawn = next(tasks)
   wanted, played = len(drawn), {(task.gym, task.id) for task in drawn}
-  groups = play_tasks(drawn)
+  groups = play_tasks(drawn, ())
   rounds = grpo.refill_rounds if grpo.flat_groups == "refill" else 0
   for _ in range(rounds):
     missing = wanted - len(iterations.informative(groups, grpo.credit))
@@ -169,7 +174,7 @@ def refill(
     if not new:
       break
     played |= {(task.gym, task.id) for task in new}
-    groups += play_tasks(new)
+    groups += play_tasks(new, groups)
   return groups
 
 
@@ -178,19 +183,23 @@ def gathered(
   tasks: Sequence[types.Task],
   group_size: int,
   play_own: gathering.Play,
+  before: Sequence[types.Group] = (),
 ) -> list[types.Group]:
   """Has every host play its share; returns the groups of all."""
   hosts.enter("rollout")
   with _one_message(parts):
-    return _checked(parts, gathering.groups(tasks, group_size, play_own))
+    groups = gathering.groups(tasks, group_size, play_own)
+    return _checked(parts, groups, before)
 
 
 def _checked(
-  parts: assembly.Parts, groups: list[types.Group]
+  parts: assembly.Parts,
+  groups: list[types.Group],
+  before: Sequence[types.Group] = (),
 ) -> list[types.Group]:
-  """Returns groups of which enough episodes are valid."""
+  """Returns groups of which, with those before, enough episodes are valid."""
   collect.check_valid(
-    [t for group in groups for t in group.trajectories],
+    [t for group in (*before, *groups) for t in group.trajectories],
     parts.config.rollout.max_invalid_share,
   )
   return groups

@@ -23,7 +23,9 @@ class Persuade:
 
   # The first message of levels 2 and 3 tells why the user holds the claim.
   show_argument: bool = True
-  max_gain: int = 2  # stances, of seven, that one turn can win; 0 is no limit
+  # Stances, of seven, that one turn can win; 0 is no limit. It concerns models
+  # that play the user: rules move two at most, and cannot be won with 1.
+  max_gain: int = 2
 
 
 @dataclasses.dataclass

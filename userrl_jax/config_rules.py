@@ -302,7 +302,7 @@ def _mix_problems(c: config_lib.Config) -> Iterator[str]:
       grpo.credit.hold_until <= gyms.max_turns,
     ),
     *method_rules.rules(grpo, gyms.names, rollout.max_staleness),
-    *gym_rules.rules(gyms, c.evaluation, c.stages),
+    *gym_rules.rules(gyms, c.evaluation, c.stages, c.user.kind),
     *selection_rules.rules(
       c.selection, c.stages, c.cold_start, c.checkpoint, rollout.max_staleness
     ),

@@ -123,6 +123,21 @@ class Stream(Generic[Item]):
     self._ahead.clear()
 
 
+def interleaved(sizes: Sequence[int]) -> list[tuple[int, int]]:
+  """Returns the order of an epoch: (kind, number) of each of its items.
+
+  Args:
+    sizes: how many items there are of each kind.
+  """
+  # Item j of n stands at (j + 1/2)/n of the epoch.
+  places = [
+    ((number + 0.5) / size, kind, number)
+    for kind, size in enumerate(sizes)
+    for number in range(size)
+  ]
+  return [(kind, number) for _, kind, number in sorted(places)]
+
+
 class _Interleaved(grain.MapDataset):
   """Several datasets as one, each spread evenly over every epoch.
 
@@ -132,13 +147,7 @@ class _Interleaved(grain.MapDataset):
 
   def __init__(self, parents: Sequence[grain.MapDataset]):
     super().__init__(parents)
-    # Item j of n stands at (j + 1/2)/n of the epoch.
-    places = [
-      ((number + 0.5) / len(parent), kind, number)
-      for kind, parent in enumerate(parents)
-      for number in range(len(parent))
-    ]
-    self._slots = [(kind, number) for _, kind, number in sorted(places)]
+    self._slots = interleaved([*map(len, parents)])
 
   def __len__(self) -> int:
     return len(self._slots)

@@ -5,11 +5,13 @@ it begins. Tasks x group x turns x calls a turn, where nobody ends early and
 nothing is asked again; so most runs stay well below.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 import math
 
 from userrl_jax import assembly
 from userrl_jax import config as config_lib
+from userrl_jax import data
 from userrl_jax import demonstrate
 from userrl_jax import gyms
 from userrl_jax import selection_rules
@@ -27,27 +29,27 @@ def calls(
   if c.user.kind == "scripted":
     return {}
   is_apart = c.judge.model != ""
-  each = _calls_a_turn(c.gyms.names, is_apart)
-  num_tasks = len(parts.tasks)
-  demonstrated = min(c.cold_start.num_tasks or num_tasks, num_tasks)
+  # Gyms may have unequal numbers of tasks, so each counts with its own.
+  of_tasks = [gyms.max_asked(task.gym, is_apart) for task in parts.tasks]
+  num_rounds, num_more = divmod(c.base.num_episodes, max(1, len(of_tasks)))
+  demonstrated = of_tasks[: c.cold_start.num_tasks or None]
   num_made = {
-    "base": c.base.num_episodes,
-    "cold_start": demonstrated * c.cold_start.num_tries,
+    "base": num_rounds * sum(of_tasks) + sum(of_tasks[:num_more]),
+    "cold_start": sum(demonstrated) * c.cold_start.num_tries,
   }
-  rounds = c.grpo.refill_rounds if c.grpo.flat_groups == "refill" else 0
-  episodes: dict[str, int] = {}
+  asked: dict[str, int] = {}
   if c.tokenizer.kind == "sentencepiece" and not (
     c.tokenizer.folder or c.init_from
   ):
-    episodes["the tokenizer"] = demonstrate.NUM_FOR_TOKENIZER
+    answered = of_tasks[: demonstrate.NUM_FOR_TOKENIZER // 2]
+    asked["the tokenizer"] = 2 * sum(answered)
+  episodes: dict[str, int] = {}
   for stage in plan:
-    if stage.dialogues:
+    if not stage.dialogues:
+      asked[stage.name] = _of_draws(parts, stage) * c.grpo.group_size
+    elif not stages.is_imported(parts, stage):
       made = f"dialogues of {stage.dialogues}"  # once, for all who imitate them
-      episodes[made] = num_made[stage.dialogues]
-    else:
-      episodes[stage.name] = (
-        stage.num_steps * stage.per_step * c.grpo.group_size * (1 + rounds)
-      )
+      asked[made] = num_made[stage.dialogues]
     episodes |= _of_looks(parts, stage)
   e = c.evaluation
   if e.forgetting_tasks:  # dialogues that are made once
@@ -55,10 +57,34 @@ def calls(
   played = c.gyms.names + e.held_out_gyms
   one = e.num_tasks * len(e.splits) * len(played) * e.num_attempts
   one *= max(1, len(e.profiles))
-  asked = {name: math.ceil(n * each) for name, n in episodes.items()}
+  each = _calls_a_turn(c.gyms.names, is_apart)
+  asked |= {name: math.ceil(n * each) for name, n in episodes.items()}
   each = _calls_a_turn(played, is_apart)
   asked["evaluations"] = math.ceil(one * len(plan) * each)
   return {name: n * c.gyms.max_turns for name, n in asked.items()}
+
+
+def _of_draws(parts: assembly.Parts, stage: stages.Stage) -> int:
+  """Returns the most calls of a turn of all tasks that a stage plays.
+
+  Which gyms a draw has tasks of is the same in every epoch, see `data.Stream`;
+  of a refill it is not known which draws it takes, so each is the dearest.
+  """
+  c = parts.config
+  counts = collections.Counter(task.gym for task in parts.tasks)
+  is_apart = c.judge.model != ""
+  each = [gyms.max_asked(name, is_apart) for name in counts]
+  order = [each[kind] for kind, _ in data.interleaved([*counts.values()])]
+  num_draws = max(1, len(order) // stage.per_step)
+  of_draws = [
+    sum(order[i * stage.per_step : (i + 1) * stage.per_step])
+    for i in range(num_draws)
+  ]
+  if c.grpo.flat_groups == "refill":
+    rounds = 1 + c.grpo.refill_rounds
+    return stage.num_steps * rounds * max(of_draws)
+  num_epochs, num_more = divmod(stage.num_steps, num_draws)
+  return num_epochs * sum(of_draws) + sum(of_draws[:num_more])
 
 
 def _of_looks(parts: assembly.Parts, stage: stages.Stage) -> dict[str, int]:
@@ -68,7 +94,8 @@ def _of_looks(parts: assembly.Parts, stage: stages.Stage) -> dict[str, int]:
   if num_tasks and stage.name in selection_rules.PLAYING:
     num_looks = math.ceil(stage.num_steps / c.selection.play_every)
     return {f"looks at {stage.name}": num_looks * num_tasks}
-  if num_tasks and stage.name in selection_rules.IMITATING:
+  is_made = not stages.is_imported(parts, stage)
+  if num_tasks and stage.name in selection_rules.IMITATING and is_made:
     return {"dialogues to look at": num_tasks * c.cold_start.num_tries}
   return {}
 
@@ -96,7 +123,7 @@ def of_episodes(
 
 
 def _calls_a_turn(names: Sequence[str], is_apart: bool) -> float:
-  """Returns the most calls of a turn, the mean of gyms: tasks are as many."""
+  """Returns the most calls of a turn, the mean of gyms of as many tasks."""
   return sum(gyms.max_asked(name, is_apart) for name in names) / len(names)
 
 

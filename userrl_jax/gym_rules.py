@@ -12,6 +12,7 @@ from userrl_jax import config
 from userrl_jax import gyms as gyms_lib
 from userrl_jax import method_rules
 from userrl_jax.gyms import outside
+from userrl_jax.gyms.persuade import scripted
 
 # Stages -> the part of a gym that their dialogues come from.
 _PART_OF_STAGE = {
@@ -24,7 +25,10 @@ _PART_OF_AGENT = {"oracle": "Oracle", "canned": "random_move"}
 
 
 def rules(
-  gyms: config.Gyms, evaluation: config.Evaluation, stages: Sequence[str]
+  gyms: config.Gyms,
+  evaluation: config.Evaluation,
+  stages: Sequence[str],
+  user_kind: str,
 ) -> Iterator[method_rules.Rule]:
   """Yields what must hold of the gyms of a run.
 
@@ -32,7 +36,16 @@ def rules(
     gyms: those trained on.
     evaluation: with those held out, and who plays.
     stages: of the run.
+    user_kind: who answers in them.
   """
+  yield (
+    "gyms.persuade.max_gain",
+    f"{scripted.LIMITS} where rules play the user of gym 'persuade': one turn "
+    "of theirs is worth as much, and fewer stances a turn win no game",
+    user_kind != "scripted"
+    or "persuade" not in gyms.names + evaluation.held_out_gyms
+    or scripted.can_be_won(gyms.persuade.max_gain),
+  )
   known = (*gyms_lib.GYMS, *filter(outside.is_name, evaluation.held_out_gyms))
   untrained = [name for name in known if name not in gyms.names]
   yield (

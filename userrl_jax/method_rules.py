@@ -56,6 +56,12 @@ def rules(
     grpo.num_mini_batches == 1 or grpo.loss != "plain",
   )
   yield (
+    "grpo.flat_groups",
+    "keep with grpo.group_size=1: a group of one has nobody to differ from, so "
+    "every group would be dropped and nothing learned",
+    grpo.flat_groups == "keep" or grpo.group_size > 1,
+  )
+  yield (
     "rollout.max_staleness",
     "0 with grpo.loss=plain, unless grpo.importance_cap weighs old samples",
     max_staleness == 0 or grpo.loss != "plain" or grpo.importance_cap > 0,

@@ -94,10 +94,16 @@ async def _play(
   steps = []
   for turn in record["turns"]:
     if turn["action"] is None:  # it reached no gym
-      steps.append((turn["observation"], 0.0))
+      step = types.Step(
+        types.Observation(turn["observation"]), 0.0, False, False
+      )
     elif gym.state.is_over:
-      steps.append(("", 0.0))
+      step = types.Step(types.Observation(""), 0.0, False, False)
     else:
       step = await gym.step(types.Action(**turn["action"]))
-      steps.append((step.observation.text, step.reward))
+    is_last = len(steps) + 1 == len(record["turns"])
+    ran_out = record.get("stop_reason") == types.StopReason.TURN_LIMIT
+    if is_last and ran_out and not gym.state.is_over:
+      step = gym.out_of_turns(step)  # see `rollout.episode`
+    steps.append((step.observation.text, step.reward))
   return gym.max_score, steps

@@ -165,7 +165,9 @@ def rescore(
 ) -> list[Episode]:
   """Computes scores and advantages of episodes, as training would.
 
-  Episodes of one task and iteration are a group. Computed in float64.
+  Episodes of one task and iteration are a group, and groups of one iteration
+  are learned from together; those of several members of which fewer than two
+  are valid are not learned from. Computed in float64.
 
   Args:
     records: transcripts.
@@ -179,9 +181,28 @@ def rescore(
       a credit needs bits and no record has any.
   """
   credit.check(settings)
+  if settings.credit == "information" and not any(map(has_bits, records)):
+    raise ValueError(
+      "transcripts must hold what turns told (privileged: information_bits) "
+      "with credit=information, got none; play anew with a gym that counts it"
+    )
+  iterations: dict[int, list[int]] = {}
+  for place, record in enumerate(records):
+    iterations.setdefault(record["iteration"], []).append(place)
+  found: dict[int, Episode] = {}
+  for places in iterations.values():
+    own = _of_iteration([records[place] for place in places], settings)
+    found |= zip(places, own, strict=True)
+  return [found[place] for place in range(len(records))]
+
+
+def _of_iteration(
+  records: Sequence[Record], settings: config.Credit
+) -> list[Episode]:
+  """Computes what `rescore` does of the episodes of one iteration."""
   groups: dict[tuple[Any, ...], dict[int, int]] = {}
   for place, record in enumerate(records):
-    key = record["iteration"], record["gym"], record["task"]
+    key = record["gym"], record["task"]
     members = groups.setdefault(key, {})
     if record["member"] in members:
       raise ValueError(
@@ -216,12 +237,9 @@ def rescore(
       facts_PGKF[p, g, : len(turns)] = turn_facts.of_turns(
         map(turn_facts.from_record, turns)
       )
-  bits = [_bits(record) for record in records]
-  if settings.credit == "information" and not any(bits):
-    raise ValueError(
-      "transcripts must hold what turns told (privileged: information_bits) "
-      "with credit=information, got none; play anew with a gym that counts it"
-    )
+  # As `types.Group.has_too_few`: nobody is left to compare with.
+  sizes_P = np.array([len(members) for members in groups.values()])
+  valid_PG[(valid_PG.sum(-1) < 2) & (sizes_P > 1)] = False
   scores_PG = credit.score(rewards_PGK, turn_mask_PGK, num_tokens_PGK, settings)
   flat_P = baselines.flat_groups(scores_PG, valid_PG)
   advantages_PGK = credit.group_advantages(
@@ -251,7 +269,7 @@ def rescore(
       advantages=advantages_PGK[where[place]][: len(record["turns"])].tolist(),
       num_tokens=[turn["num_tokens"] for turn in record["turns"]],
       credits=credits_PGK[where[place]][: len(record["turns"])].tolist(),
-      bits=bits[place],
+      bits=_bits(record),
     )
     for place, record in enumerate(records)
   ]

@@ -201,10 +201,10 @@ def stream(parts: assembly.Parts, stage: Stage) -> data.Stream[Any]:
     data.trajectory_stream, per_step=stage.per_step, seed=stage.seed
   )
 
-  is_imported = _is_imported(parts, stage)
+  is_read = is_imported(parts, stage)
 
   def make():
-    if is_imported:
+    if is_read:
       made = _imported(parts)
       of_dialogues(made)
       return made
@@ -217,10 +217,10 @@ def stream(parts: assembly.Parts, stage: Stage) -> data.Stream[Any]:
     return made
 
   path = dialogues_path(parts, stage)
-  tasks = None if is_imported else parts.tasks
+  tasks = None if is_read else parts.tasks
   hosts.enter("making of dialogues")
   kept = hosts.first_before_others(lambda: dialogues.kept(path, make, tasks))
-  held_back = _held_back(parts, kept) if is_imported else set()
+  held_back = _held_back(parts, kept) if is_read else set()
   return of_dialogues([t for t in kept if _key(t) not in held_back])
 
 
@@ -234,7 +234,7 @@ def held_out(parts: assembly.Parts, stage: Stage) -> Sequence[types.Trajectory]:
     SystemExit: with a message and code 2, when there are none.
   """
   with flags.user_errors():
-    if _is_imported(parts, stage):
+    if is_imported(parts, stage):
       path = dialogues_path(parts, stage)
       kept = dialogues.kept(path, lambda: _imported(parts), None)
       held_back = _held_back(parts, kept)
@@ -288,6 +288,12 @@ def dialogues_path(parts: assembly.Parts, stage: Stage) -> pathlib.Path:
   return parts.folder / "dialogues" / f"{stage.dialogues}.npz"
 
 
+def is_imported(parts: assembly.Parts, stage: Stage) -> bool:
+  """Returns whether a stage imitates dialogues of a file."""
+  source = parts.config.cold_start.source
+  return stage.dialogues == "cold_start" and source != _ORACLE
+
+
 def capacity(parts: assembly.Parts, stage: Stage) -> int:
   """Returns how many micro-batches always hold what a step learns from."""
   grpo, num_trajectories = parts.config.grpo, stage.per_step
@@ -336,11 +342,6 @@ def _key(trajectory: types.Trajectory) -> tuple[str, str]:
   return trajectory.task.gym, trajectory.task.id
 
 
-def _is_imported(parts: assembly.Parts, stage: Stage) -> bool:
-  source = parts.config.cold_start.source
-  return stage.dialogues == "cold_start" and source != _ORACLE
-
-
 def _imported(parts: assembly.Parts) -> list[types.Trajectory]:
   """Returns what the cold start imitates of a file; says what it left out.
 
@@ -360,7 +361,7 @@ def _imported(parts: assembly.Parts) -> list[types.Trajectory]:
 
 
 def _check_count(parts: assembly.Parts, stage: Stage) -> None:
-  if _is_imported(parts, stage):
+  if is_imported(parts, stage):
     if not dialogues_path(parts, stage).exists():  # read now, not in an hour
       exchange.read(pathlib.Path(parts.config.cold_start.source).expanduser())
     return

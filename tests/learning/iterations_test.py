@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -188,6 +189,31 @@ def test_steps_start_their_ratios_from_the_iterations_params(
   assert metrics["rollout/logprob_gap_max"] == gaps[0] != gaps[1]
   assert metrics["train/learning_rate"] == seen[1]["train/learning_rate"]
   assert metrics["rollout/num_valid"] == 16
+
+
+def test_means_of_steps_are_weighed_by_what_they_are_over(six_groups):
+  """Of three groups, one flat and one short of members, as in one step."""
+  few, flat, _, other = six_groups[:4]
+  spoiled = [
+    dataclasses.replace(t, fault=types.Fault.USER_TIMEOUT) if i < 2 else t
+    for i, t in enumerate(few.trajectories)
+  ]
+  groups = [types.Group(few.task, spoiled), flat, other]
+
+  def update(state, batch):  # takes no step, and tells what the learner would
+    scores_PG = np.asarray(batch.rewards_PGK.sum(-1))
+    described = learner._group_metrics(jnp.array(scores_PG), batch.valid_PG)
+    num_tokens = learner.count_tokens(batch)
+    return state, described | {"train/num_tokens": num_tokens}
+
+  (whole,), _ = _pack(groups)
+  halves, _ = _pack(groups, num_mini_batches=2)
+  assert len(halves) == 2
+  _, one = iterations.run(update, None, [whole])
+  _, two = iterations.run(update, None, halves)
+  for name in ("advantage/mean_score", "advantage/flat_share"):
+    np.testing.assert_allclose(one[name], two[name], rtol=1e-6)
+  np.testing.assert_allclose(two["advantage/flat_share"], 1 / 3, rtol=1e-6)
 
 
 def test_nothing_is_recomputed_where_nothing_needs_it(model_config, mesh):

@@ -7,13 +7,17 @@ import random
 import pytest
 
 from userrl_jax import config as config_lib
+from userrl_jax import config_gyms
 from userrl_jax import gyms
+from userrl_jax import metrics
+from userrl_jax import replay
 from userrl_jax import types
 from userrl_jax.agents import base as agents
 from userrl_jax.agents import scripted
 from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tokenizers
 from userrl_jax.gyms import base
+from userrl_jax.gyms.tau import pack
 from userrl_jax.rollout import collect
 from userrl_jax.rollout import episode
 
@@ -103,6 +107,80 @@ def test_the_turn_limit_ends_the_episode(chat, tasks):
   trajectory = _play(chat, tasks[0], script)
   assert trajectory.stop_reason == types.StopReason.TURN_LIMIT
   assert len(trajectory.turns) == 6
+
+
+TAU_MOVES = (
+  ("answer", "find_user mia@post.test"),
+  ("action", "Shall I cancel order W1001, reason late?"),
+  ("answer", "cancel_order W1001 late"),
+)
+
+
+def _play_tau(chat, moves, max_malformed=9, **settings):
+  """Plays an order to be cancelled; a move of None is no call at all."""
+  own = config_lib.Gyms(max_turns=len(moves), **settings)
+  task = next(t for t in pack.read() if t.structure == "2|cancel:change|")
+  queue = list(moves)
+  agent = scripted.ScriptedAgent(
+    lambda _: types.Action(*(queue.pop(0) or ("action", "mumble"))), chat, 4096
+  )
+  act = agent.act
+
+  async def act_or_mumble():
+    is_lost = queue[0] is None
+    reply = await act()
+    if not is_lost:
+      return reply
+    fault = types.Fault.AGENT_MALFORMED
+    return agents.Reply(reply.text, None, fault, "Call the tool.")
+
+  agent.act = act_or_mumble
+  limits = dataclasses.replace(LIMITS, max_malformed=max_malformed)
+  return asyncio.run(
+    episode.play(
+      task,
+      gyms.make("tau", own),
+      agent,
+      episode.Settings(limits, own.max_turns, "brief", show_reward=True),
+      seed=1,
+      member=0,
+      iteration=0,
+    )
+  )
+
+
+UNCLOSED = config_gyms.Tau(unclosed_reward=0.5)
+
+
+@pytest.mark.parametrize("lost", [(), (0,), (0, 2), (3,), (2, 4)])
+def test_turns_that_came_to_no_gym_run_out_as_others_do(chat, lost):
+  moves = list(TAU_MOVES)
+  for place in lost:
+    moves.insert(place, None)
+  paid = _play_tau(chat, moves, tau=UNCLOSED)
+  assert paid.stop_reason == types.StopReason.TURN_LIMIT
+  assert [t.reward for t in paid.turns] == [0.0] * (len(moves) - 1) + [0.5]
+  last = paid.turns[-1]
+  assert last.info["outcome"] == "unclosed"
+  if last.action:
+    assert last.observation.endswith("Reward: 0.5")
+  record = metrics.trajectory_record(paid)
+  settings = config_lib.Gyms(
+    names=("tau",), max_turns=len(moves), tau=UNCLOSED, tasks="pack"
+  )
+  settings.levels = (2,)
+  (again,) = replay.paid([record], settings, 1, "paper", show_reward=True)
+  assert [t["reward"] for t in again["turns"]] == [t.reward for t in paid.turns]
+
+
+def test_only_turns_that_run_out_are_paid_for_the_end(chat):
+  too_many = _play_tau(chat, [*TAU_MOVES, None], max_malformed=0, tau=UNCLOSED)
+  assert too_many.stop_reason == types.StopReason.MALFORMED_LIMIT
+  undone = _play_tau(chat, [None, *TAU_MOVES[:2]], tau=UNCLOSED)
+  assert undone.stop_reason == types.StopReason.TURN_LIMIT
+  assert too_many.reward == undone.reward == 0
+  by_default = _play_tau(chat, [None, *TAU_MOVES])
+  assert by_default.reward == 0
 
 
 def test_the_episode_budget_bounds_the_ledger(chat, tasks):

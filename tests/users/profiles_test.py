@@ -155,7 +155,7 @@ def test_nobody_evades_twice_in_a_row():
   say = lambda texts: types.Action("action", "Is it alive?")
   for seed, task in enumerate(load("telepathy")):
     outcomes = [s.info["outcome"] for s in play(task, evasive, say, seed)[1]]
-    evaded = [o == profiles.EVADED for o in outcomes]
+    evaded = [o == base.EVADED for o in outcomes]
     assert any(evaded)
     assert not any(a and b for a, b in itertools.pairwise(evaded))
 
@@ -220,7 +220,7 @@ def test_a_model_is_told_how_to_speak_where_it_speaks():
   assert asked and all("small talk" in text for text in asked)
   assert all("You are mistaken" in text for text in asked)
   # Rules add nothing to what a model was told to say.
-  spoken = [s for s in steps if s.info["outcome"] == profiles.MISLED]
+  spoken = [s for s in steps if s.info["outcome"] == base.MISLED]
   assert spoken and {s.observation.text for s in spoken} == {"I see."}
   assert gym.state.stance == 0
   asked.clear()

@@ -24,6 +24,8 @@ from userrl_jax.gyms import sources
 
 PROFILES = ("full", "brief")
 MALFORMED = "malformed"  # info["outcome"] of every turn met with a format hint
+# info["outcome"] of turns in which a user with a manner told nothing true.
+UNTOLD = EVADED, GONE, MISLED = ("evaded", "gone", "misled")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Reply:
   reward: float = 0.0
   terminated: bool = False
   success: bool = False  # this action won the game
+  # What the user made of the action, in whatever words; privileged.
+  verdict: str = ""
 
 
 def malformed(hint: str) -> Reply:
@@ -211,7 +215,8 @@ class Gym(abc.ABC):
       A step whose `info["outcome"]` names what happened, and whose
       `info["success"]` tells whether it won the game; the turn limit ends the
       game as truncated unless this turn terminated it. `info["leaks"]` counts
-      replies that told too much and were asked for again, where there were any.
+      replies that told too much and were asked for again, where there were any,
+      and `info["verdict"]` is that of the reply, where it has one.
 
     Raises:
       RuntimeError: before `reset`, after the end, or during another step.
@@ -237,14 +242,27 @@ class Gym(abc.ABC):
     self.state = dataclasses.replace(
       state, num_turns=num_turns, is_over=reply.terminated or truncated
     )
-    return types.Step(
+    step = types.Step(
       types.Observation(reply.text),
       float(reply.reward),
       reply.terminated,
       truncated,
       {"outcome": reply.outcome, "success": reply.success}
+      | ({"verdict": reply.verdict} if reply.verdict else {})
       | ({"leaks": self._num_leaks} if self._num_leaks else {}),
     )
+    return self.out_of_turns(step) if truncated else step
+
+  def out_of_turns(self, step: types.Step) -> types.Step:
+    """Returns the last turn of a game that turns ran out of, paid for the end.
+
+    Turns that never came to the gym count for who plays, not here: then it is
+    them who ask for this. The default leaves the step as it is.
+
+    Args:
+      step: of the turn; without info when it never came to the gym.
+    """
+    return step
 
   def clone(self) -> "Gym":
     """Returns an independent gym that continues just like this one."""

@@ -133,7 +133,8 @@ def run(
       log-probs and there are several steps.
 
   Returns:
-    The state, and metrics: means over all the steps' tokens, except that
+    The state, and metrics: means over all the steps' tokens, except that the
+    mean score is over their trajectories and the flat share over their groups,
     maxima and counts are those of all of them, the rate is the last one, and
     the gap of log-probs is that of the first step, before params moved.
   """
@@ -147,10 +148,11 @@ def run(
     ]
   references = () if frozen is None else (frozen,)
   seen = []
+  num_groups = [np.asarray(b.valid_PG).any(-1).sum() for b in batches]
   for batch in batches:
     state, metrics = update(state, batch, *references)
     seen.append(metrics)
-  return state, _joined_metrics(seen)
+  return state, _joined_metrics(seen, num_groups)
 
 
 def make_recompute(
@@ -208,12 +210,29 @@ def _joined_stats(
   return batching.PackStats(pad_share=pad_share, **sums)
 
 
-def _joined_metrics(seen: Sequence[learner.Metrics]) -> learner.Metrics:
-  """Makes one set of metrics of several steps'."""
+def _joined_metrics(
+  seen: Sequence[learner.Metrics], num_groups: Sequence[int]
+) -> learner.Metrics:
+  """Makes one set of metrics of several steps'.
+
+  Args:
+    seen: of each step.
+    num_groups: of each step, that have a valid member.
+  """
   if len(seen) == 1:
     return seen[0]
-  num_tokens = jnp.stack([metrics["train/num_tokens"] for metrics in seen])
-  weights = num_tokens / jnp.maximum(num_tokens.sum(), 1)
+  # What a mean is over weighs it: tokens, where nothing else is said.
+  weights = {
+    name: counts / jnp.maximum(counts.sum(), 1)
+    for name, counts in (
+      ("", jnp.stack([m["train/num_tokens"] for m in seen])),
+      (
+        "advantage/mean_score",
+        jnp.stack([m["rollout/num_valid"] for m in seen]),
+      ),
+      ("advantage/flat_share", jnp.asarray(num_groups, jnp.float32)),
+    )
+  }
 
   def join(name, values):
     values = jnp.stack(values)
@@ -225,7 +244,7 @@ def _joined_metrics(seen: Sequence[learner.Metrics]) -> learner.Metrics:
       return values.sum()
     if name.endswith("_max"):
       return values.max()
-    return (values * weights).sum()
+    return (values * weights.get(name, weights[""])).sum()
 
   return {
     name: join(name, [metrics[name] for metrics in seen]) for name in seen[0]

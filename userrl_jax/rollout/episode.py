@@ -109,13 +109,29 @@ async def _converse(
 ) -> types.StopReason:
   """Takes turns until the end; appends each to `turns`."""
   num_malformed = 0
+
+  # The gym counts the turns that come to it: where some did not, turns run out
+  # here, and the gym is asked what that is worth.
+  def is_last() -> bool:
+    is_limit = len(turns) + 1 >= settings.max_turns
+    return is_limit and num_malformed <= settings.limits.max_malformed
+
   while True:
     reply = await _of_agent(agent.act(), settings.limits)
     if reply.action is None:
       num_malformed += 1
+      step = types.Step(types.Observation(reply.detail), 0.0, False, False)
+      if not reply.stop and is_last():
+        step = gym.out_of_turns(step)
       turns.append(
         types.Turn(
-          reply.text, None, reply.detail, 0.0, reply.fault, reply.detail
+          reply.text,
+          None,
+          reply.detail,
+          step.reward,
+          reply.fault,
+          reply.detail,
+          step.info,
         )
       )
       if reply.stop:
@@ -131,13 +147,15 @@ async def _converse(
           )
         )
         raise
-      observation = step.observation.text
-      if settings.show_reward:
-        observation += f"\nReward: {step.reward:g}"
       fault = types.Fault.OK
       if step.info.get("outcome") == gyms.MALFORMED:
         fault = types.Fault.AGENT_MALFORMED
         num_malformed += 1
+      if not (step.terminated or step.truncated) and is_last():
+        step = gym.out_of_turns(step)
+      observation = step.observation.text
+      if settings.show_reward:
+        observation += f"\nReward: {step.reward:g}"
       turns.append(
         types.Turn(
           reply.text,

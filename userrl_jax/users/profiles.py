@@ -34,8 +34,6 @@ from userrl_jax import types
 from userrl_jax.gyms import base
 from userrl_jax.gyms import judging
 
-EVADED, GONE, MISLED = "evaded", "gone", "misled"  # outcomes of such turns
-
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
@@ -143,9 +141,9 @@ class Manner:
     rng = _rng(gym, before.num_turns, "words")
     if mood.is_gone:
       is_over = gym.choices == (gym.talk,)  # there is nothing left to do
-      return before, base.Reply(LEFT, GONE, terminated=is_over)
+      return before, base.Reply(LEFT, base.GONE, terminated=is_over)
     if mood.evades:
-      return before, base.Reply(rng.choice(EVASIONS), EVADED)
+      return before, base.Reply(rng.choice(EVASIONS), base.EVADED)
     with judging.wording(_instruction(mood)) as words:
       after, reply = await gym.play(before, action)
     if reply.terminated or reply.outcome == base.MALFORMED:
@@ -153,7 +151,7 @@ class Manner:
     if words.is_used:
       is_lie = "wrong" in mood.does and not _tells(gym, after, reply.text)
       return (
-        (before, base.Reply(reply.text, MISLED))
+        (before, base.Reply(reply.text, base.MISLED))
         if is_lie
         else (
           after,
@@ -162,7 +160,7 @@ class Manner:
       )
     contrary = gym.false_reply(action, reply, rng)
     if "wrong" in mood.does and contrary:
-      after, reply = before, base.Reply(contrary, MISLED)
+      after, reply = before, base.Reply(contrary, base.MISLED)
     elif "fickle" in mood.does and contrary:
       said = f"{contrary} {TAKEN_BACK} {reply.text}"
       reply = dataclasses.replace(reply, text=said)

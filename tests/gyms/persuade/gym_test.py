@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import random
 import time
 
 import pytest
@@ -16,6 +17,7 @@ from userrl_jax.gyms.persuade import debate
 from userrl_jax.gyms.persuade import generate
 from userrl_jax.gyms.persuade import gym as persuade_gym
 from userrl_jax.gyms.persuade import manners
+from userrl_jax.gyms.persuade import scripted
 
 KITES = ("Ban kites in parks.", "kites", ("safe", "cheap", "fun"))
 SAFE, CHEAP, FUN = (
@@ -75,18 +77,26 @@ GOING_BACK = ("Disagree", "Strongly Agree") * 8
 
 @pytest.mark.parametrize("profile", persuade_gym.PersuadeGym.reward_profiles)
 @pytest.mark.parametrize(
-  "labels, rewards, is_won",
+  "labels, rewards, released, is_won",
   [
-    # Row 6: the ground between Neutral and Agree is won once.
-    (("Neutral", "Agree", "Neutral", "Strongly Disagree"), (3, 0, 0, 3), True),
+    # Row 6: the ground between Agree and Neutral is won once, or twice.
+    (
+      ("Neutral", "Agree", "Neutral", "Strongly Disagree"),
+      (3, 0, 0, 3),
+      (3, 0, 2, 3),
+      True,
+    ),
     # Row 7: a label in another case is that label.
-    (("Strongly disagree",), (6,), True),
-    (("disagree", "STRONGLY DISAGREE"), (5, 1), True),
-    # Row 8: going back and forth pays once.
-    (GOING_BACK, (5, *[0] * 15), False),
+    (("Strongly disagree",), (6,), (6,), True),
+    (("disagree", "STRONGLY DISAGREE"), (5, 1), (5, 1), True),
+    # Row 8: going back and forth pays once, or each time.
+    (GOING_BACK, (5, *[0] * 15), (5, 0) * 8, False),
   ],
 )
-def test_vectors_of_the_specification(labels, rewards, is_won, profile):
+def test_vectors_of_the_specification(
+  labels, rewards, released, is_won, profile
+):
+  rewards = rewards if profile == "default" else released
   gym, _, steps = play(
     *speeches(len(labels)),
     user=FixedUser(*labels),
@@ -113,6 +123,31 @@ def test_one_turn_wins_so_many_stances(max_gain, rewards):
   assert steps[-1].terminated
   with pytest.raises(ValueError, match="max_gain must be at least 0"):
     play(persuade=config_gyms.Persuade(max_gain=-1))
+
+
+@pytest.mark.parametrize("level", (1, 2, 3))
+@pytest.mark.parametrize("max_gain", (0, 2, 3, 6))
+def test_rules_say_what_they_think_at_every_limit_they_take(level, max_gain):
+  settings = config.Gyms(
+    levels=(level,),
+    max_turns=7,
+    num_test_tasks=40,
+    persuade=config_gyms.Persuade(max_gain=max_gain),
+  )
+  is_said = {scripted.LEVEL_1[-1], debate.words("stances")[-1]}
+  for task in gyms.load_tasks("persuade", settings, "test", 1):
+    gym = gyms.make("persuade", settings)
+    player = gyms.oracle("persuade")(task, random.Random(0), 0.0, settings)
+    record = contract.play(gym, task, player.next_action)
+    assert record.score == pytest.approx(1)
+    for step in record.steps:  # a changed mind is said when it is, not before
+      says_so = any(step.observation.text.endswith(text) for text in is_said)
+      assert says_so == step.info["success"]
+
+
+def test_rules_take_no_limit_that_they_cannot_be_won_with():
+  with pytest.raises(ValueError, match="max_gain must be 0, or at least 2, wh"):
+    play(persuade=config_gyms.Persuade(max_gain=1))
 
 
 def test_level_1_asks_three_worries():

@@ -11,11 +11,13 @@ from userrl_jax import config
 from userrl_jax import config_gyms
 from userrl_jax import gyms
 from userrl_jax import types
+from userrl_jax.gyms import base
 from userrl_jax.gyms import subjects
 from userrl_jax.gyms.telepathy import gains
 from userrl_jax.gyms.telepathy import generate
 from userrl_jax.gyms.telepathy import gym
 from userrl_jax.gyms.telepathy import world
+from userrl_jax.users import profiles
 
 # Two of the six are alive.
 SIX = ("dog", "oak", "sock", "bus", "moon", "drum")
@@ -100,6 +102,68 @@ def test_a_reply_that_fits_nothing_tells_nothing():
   ]
   bits = gains.information(task(), turns)
   assert bits == pytest.approx([0, 0, 0, 0, math.log2(6 / 4)])
+
+
+RESTYLED = ("terse", "typos", "fickle", "chats", "presses")
+
+
+@pytest.mark.parametrize("kind", [*RESTYLED, "all"])
+@pytest.mark.parametrize("guess_limit", [0, 1, 2])
+def test_a_true_reply_tells_as_much_in_other_words(kind, guess_limit):
+  kinds = RESTYLED if kind == "all" else (kind,)
+  moves = [
+    ALIVE,
+    ("action", "Is it alive or big?"),
+    ("action", "Is it a bus?"),
+    ("action", "Is it big?"),
+  ]
+  settings = dataclasses.replace(
+    SETTINGS, telepathy=config_gyms.Telepathy(guess_limit=guess_limit)
+  )
+  if guess_limit == 1:
+    moves = moves[:3]
+  profile = profiles.Profile("other", **dict.fromkeys(kinds, 1.0))
+  plain = told(*moves, settings=settings)
+  turns = met(profile, *moves, settings=settings)
+  assert gains.information(task(), turns) == plain and max(plain) > 0
+  assert {turn.observation for turn in turns} - {*gym.REPLIES.values()}
+
+
+@pytest.mark.parametrize(
+  ("does", "outcome"),
+  [
+    ({"wrong": 1.0}, base.MISLED),
+    ({"evades": 1.0}, base.EVADED),
+    ({"patience": 0.0}, base.GONE),
+  ],
+)
+def test_a_lie_and_no_reply_tell_nothing_and_rule_out_nothing(does, outcome):
+  untold = met(profiles.Profile("other", **does), ALIVE)
+  assert [turn.info["outcome"] for turn in untold] == [outcome]
+  told_later = met(profiles.Profile("plain"), ALIVE)
+  assert gains.information(task(), [*untold, *told_later]) == pytest.approx(
+    [0, math.log2(6 / 4)]
+  )
+
+
+def test_turns_kept_without_a_verdict_are_read_by_their_words():
+  turn = types.Turn(
+    "", types.Action(*ALIVE), "No.", 0.0, info={"outcome": "no"}
+  )
+  assert gains.information(task(), [turn]) == pytest.approx([math.log2(6 / 4)])
+
+
+def met(profile, *moves, settings=SETTINGS):
+  """Returns the turns of moves, of a user with a manner."""
+  queue = iter(moves)
+  player = gyms.make(
+    "telepathy", dataclasses.replace(settings, max_turns=len(moves))
+  )
+  player.manner = profiles.Manner(profile)
+  record = subjects.play(
+    player, task(), lambda texts: types.Action(*next(queue))
+  )
+  return subjects.turns(record)
 
 
 def test_what_the_first_message_leaves():

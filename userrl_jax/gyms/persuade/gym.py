@@ -3,8 +3,13 @@
 The agent argues (`answer`) and the user, rules or a model, replies with words
 and a stance between strong agreement with the claim and strong disagreement.
 The words are what the agent reads. Privileged: the stance, and what would move
-the user. A turn is worth how far the stance goes beyond the furthest so far, so
-that winning the same ground twice pays once.
+the user. In reward profile `default`, a turn is worth how far the stance goes
+beyond the furthest so far, so that winning the same ground twice pays once. In
+the others it is worth how far the stance goes beyond that of the turn before,
+as in UserRL's code, which pays alike in training and evaluation; what the paper
+pays is not told otherwise. There an episode that loses ground and wins it back
+can earn more than 1, the most that one without a step back does. UserRL has no
+limit to what a turn wins: `gyms.persuade.max_gain=0`.
 """
 
 import dataclasses
@@ -109,6 +114,11 @@ class PersuadeGym(base.Gym):
         "gyms.persuade.max_gain must be at least 0 (0 is no limit), got "
         f"{settings.persuade.max_gain}"
       )
+    if user is None and not scripted.can_be_won(settings.persuade.max_gain):
+      raise ValueError(
+        f"gyms.persuade.max_gain must be {scripted.LIMITS} where rules play "
+        f"the user, got {settings.persuade.max_gain}"
+      )
     self._max_gain = settings.persuade.max_gain or debate.LAST
     self._user: User = user or scripted.ScriptedUser()
 
@@ -208,7 +218,8 @@ class PersuadeGym(base.Gym):
     if flaw is None:  # what is flawed is no part of the debate
       exchange = debate.Exchange(state.worry, argument, verdict.reply, gain)
       exchanges = [*exchanges, exchange]
-    reward = (best - state.best) / debate.LAST
+    is_default = self.settings.reward_profile == "default"
+    reward = (best - state.best if is_default else max(0, gain)) / debate.LAST
     state = dataclasses.replace(
       state,
       stance=int(stance),

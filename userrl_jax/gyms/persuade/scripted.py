@@ -17,6 +17,10 @@ MAX_HEARD = 2  # points of one argument that count
 MAX_POINTS = 3  # of one argument; with more it is a list
 MAX_ABOUT = 4  # aspects of the whole gym that one argument may touch
 
+# What `gyms.persuade.max_gain` may be. A lower limit would cut what this user
+# has already put into words, and leave fewer points than stances to win.
+LIMITS = f"0, or at least {MAX_GAIN},"
+
 UNMOVED = "That does not move me."
 ONE_THING = manners.REPLIES[manners.Flaw.LIST]
 LEVEL_1 = ("No.", "No.", "Hm.", "Hm.", "Maybe.", "Maybe.", "You are right.")
@@ -52,6 +56,15 @@ class ScriptedUser:
     if case.level == 1:
       reply = LEVEL_1[stance]
     return debate.Verdict(stance, reply, tuple(heard), worry)
+
+
+def can_be_won(limit: int) -> bool:
+  """Returns whether this user's points suffice when a turn wins so much.
+
+  Args:
+    limit: stances that a turn can win; 0 is no limit.
+  """
+  return limit == 0 or limit >= MAX_GAIN
 
 
 def _unmoved(

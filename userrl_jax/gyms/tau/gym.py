@@ -122,14 +122,13 @@ class TauGym(base.Gym):
     )
     return state, first
 
-  async def step(self, action: types.Action) -> types.Step:
-    """Plays one turn; see `base.Gym.step`.
+  def out_of_turns(self, step: types.Step) -> types.Step:
+    """Pays for a game that turns ran out of; see `base.Gym.out_of_turns`.
 
-    Where turns run out with everything done but the user's last word, the
-    outcome is `unclosed`, the reward `gyms.tau.unclosed_reward`.
+    With everything done but the user's last word, the outcome is `unclosed`,
+    the reward `gyms.tau.unclosed_reward`.
     """
-    step = await super().step(action)
-    if not step.truncated or not self._is_all_reached(self.state):
+    if not self._is_all_reached(self.state):
       return step
     reward = self.settings.tau.unclosed_reward * self._payment(self.state)
     info = {**step.info, "outcome": "unclosed"}

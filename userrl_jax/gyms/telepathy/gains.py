@@ -20,12 +20,15 @@ told log2(6 / 2) = 1.585. A wrong guess that was possible tells log2(4 / 3) =
 
 What a thing outside the world is (one of UserRL's) nobody counts: None. A model
 that answers as the user may say what no thing left would: that tells nothing.
+So do a user who does not reply and one who says the contrary; a true reply
+tells what it means, in whatever words.
 """
 
 from collections.abc import Sequence
 import math
 
 from userrl_jax import types
+from userrl_jax.gyms import base
 from userrl_jax.gyms.telepathy import gym
 from userrl_jax.gyms.telepathy import scripted
 from userrl_jax.gyms.telepathy import world
@@ -77,16 +80,28 @@ def _after(left: frozenset[str], turn: types.Turn, name: str) -> frozenset[str]:
   """Returns the names that a turn leaves; none when it fits no name."""
   if turn.action is None or turn.fault != types.Fault.OK:
     return left
+  if turn.info.get("outcome") in base.UNTOLD:
+    return left
   text = turn.observation.partition("\n")[0]  # a shown reward stands below
   if turn.action.choice == "answer":
     if text == gym.RIGHT:
       return left & {name}
     return left - {world.named(turn.action.content.strip())}
-  verdict = _VERDICTS.get(text.removesuffix(f" {gym.LOST}"))
+  verdict = _verdict(turn, text)
   if verdict is None:
     return left
   question = turn.action.content.strip()
   return frozenset(n for n in left if scripted.verdict(n, question) == verdict)
+
+
+def _verdict(turn: types.Turn, text: str) -> world.Verdict | None:
+  """Returns the verdict that a reply stands for, None when it is none.
+
+  Turns that were kept before gyms noted it have words alone.
+  """
+  if "verdict" in turn.info:
+    return world.Verdict(turn.info["verdict"])
+  return _VERDICTS.get(text.removesuffix(f" {gym.LOST}"))
 
 
 def _read_hint(hint: str) -> tuple[str, world.Verdict]:

@@ -182,8 +182,10 @@ class TelepathyGym(base.Gym):
       state = dataclasses.replace(state, knows_name=True)
     is_told = verdict in (world.Verdict.YES, world.Verdict.NO)
     if is_told and self._is_wrong_guess(text):
-      return self._wrong(state, REPLIES[verdict])
-    return state, base.Reply(REPLIES[verdict], verdict.name.lower())
+      state, reply = self._wrong(state, REPLIES[verdict])
+    else:
+      reply = base.Reply(REPLIES[verdict], verdict.name.lower())
+    return state, dataclasses.replace(reply, verdict=verdict.value)
 
   async def _guess(self, state: State, text: str) -> tuple[State, base.Reply]:
     if len(text) > MAX_GUESS_CHARS or _NO_NAME.search(text):
