@@ -187,7 +187,7 @@ def test_a_host_that_hangs_is_named_and_a_restart_goes_on(place, alone):
   both = place.start_two(folder.name, limit, doomed=1, when=when)
   for _, errors in hosting.finished(both, code=host_watch.EXIT_CODE):
     [line] = [x for x in errors.splitlines() if x.startswith("error: ")]
-    assert "error: host 1 of 2 has been in phase rollout for 6" in line
+    assert "error: host 1 of 2 has been in phase rollout for " in line
     assert "more than hosts.max_phase_s" in line
   hosting.finished(place.start_two(folder.name))
   hosting.check_equal(folder, alone)
@@ -255,6 +255,21 @@ def test_who_is_left_ends_as_the_host_that_ended(code):
   known[1] = dataclasses.replace(known[1], at=80.0, ended="why", code=code)
   found = host_watch.verdict(known, 100.0, 30.0, 600.0)
   assert found == ("host 1 of 2 ended in phase rollout: why", code)
+
+
+def test_who_waits_longer_is_not_blamed_for_a_host_that_is_behind():
+  """A fast host may wait before a slow one has begun what it hangs in."""
+  known = {
+    0: host_watch.Heard(
+      phase="exchange of episodes", phase_s=601.0, num_phases=8, at=99.0
+    ),
+    1: host_watch.Heard(phase="rollout", phase_s=590.0, num_phases=7, at=99.0),
+  }
+  said, _ = host_watch.verdict(known, 100.0, 30.0, 600.0)
+  assert said == (
+    "host 1 of 2 has been in phase rollout for 590 s, and another waits for "
+    "more than hosts.max_phase_s"
+  )
 
 
 @pytest.mark.parametrize(

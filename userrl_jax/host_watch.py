@@ -33,6 +33,7 @@ class Heard:
   beat: int = 0  # counts up as long as the host lives
   phase: str = "start"
   phase_s: float = 0.0  # how long it has been in it
+  num_phases: int = 0  # that it entered; all hosts enter the same, in order
   ended: str | None = None  # why, once it has
   code: int = EXIT_CODE  # that it ends with, once it has ended
   is_gone: bool = False  # it needs to hear of nobody any more
@@ -83,14 +84,19 @@ def _hang(living: Mapping[int, Heard], num: int, max_phase_s: float) -> str:
   """Returns which host hangs, or that none can be told; "" where none does."""
   if not living:
     return ""
-  # Whoever waits for it came to its own phase later.
-  host, slowest = max(living.items(), key=lambda pair: pair[1].phase_s)
-  if slowest.phase_s <= max_phase_s:
+  if max(heard.phase_s for heard in living.values()) <= max_phase_s:
     return ""
-  since = f"phase {slowest.phase} for {slowest.phase_s:.0f} s, more than "
+  # Whoever waits for it came further, or else to the same phase later.
+  host, slowest = min(
+    living.items(), key=lambda pair: (pair[1].num_phases, -pair[1].phase_s)
+  )
+  is_longest = slowest.phase_s > max_phase_s
+  limit = "more than " if is_longest else "and another waits for more than "
+  since = f"phase {slowest.phase} for {slowest.phase_s:.0f} s, {limit}"
   others = [heard for other, heard in living.items() if other != host]
   if others and all(
-    heard.phase == slowest.phase and slowest.phase_s - heard.phase_s <= SAME_S
+    (heard.phase, heard.num_phases) == (slowest.phase, slowest.num_phases)
+    and slowest.phase_s - heard.phase_s <= SAME_S
     for heard in others
   ):
     return (
@@ -123,6 +129,7 @@ class Watch:
   def enter(self, phase: str) -> None:
     """Begins a phase, and has the others know soon."""
     self._own.phase, self._entered = phase, time.monotonic()
+    self._own.num_phases += 1
     self._has_news.set()
 
   def end(self, why: str, code: int = 0) -> None:
