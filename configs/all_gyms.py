@@ -17,7 +17,7 @@ from userrl_jax import config as config_lib
 
 
 def get_config() -> config_lib.Config:
-  """Returns the three stages, sized for two cores and twenty minutes."""
+  """Returns the three stages, sized for two cores and half an hour."""
   c = config_lib.Config(out_dir="runs/all_gyms")
   c.tokenizer.vocab_size = 768
   c.gyms.names = ("travel", "turtle", "persuade", "function", "tau")

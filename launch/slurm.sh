@@ -5,8 +5,8 @@
 #   bash launch/slurm.sh --dry_run RECIPE.py ...   # prints what the job would do
 # Submit it from the checkout, on a disk that all hosts share, as out_dir must be.
 # A job whose time is up keeps a checkpoint, is queued again and goes on; so is
-# one that lost a host.
-# Variables: ENTRY, ACCELERATOR and PYTHON, as of single_host.sh.
+# one that lost a host, or had one killed for memory, up to MAX_RESTARTS (20).
+# Variables: that, and ENTRY, ACCELERATOR and PYTHON, as of single_host.sh.
 #SBATCH --job-name=userrl_jax
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=16
@@ -35,10 +35,16 @@ code=0
 run srun --ntasks-per-node=1 --kill-on-bad-exit=1 env "${devices[@]}" \
   "$python" -m "userrl_jax.${ENTRY:-train}" --config="${arguments[0]}" \
   "${arguments[@]:1}" "$hosts_flag" || code=$?
-[ -z "$dry_run" ] || echo "# and where that ends with 75 or 143:"
+[ -z "$dry_run" ] || echo "# and where that ends with 75, 137 or 143:"
 # 143 is that of SIGTERM: train has kept what it needs to go on. 75 is that of
-# hosts that lost another.
-if [ -n "$dry_run" ] || [[ "$code" =~ ^(75|143)$ ]]; then
-  run scontrol requeue "${SLURM_JOB_ID:-JOB}"
+# hosts that lost another, 137 of one killed for memory. What else fails would
+# fail again.
+restarts="${SLURM_RESTART_COUNT:-0}"
+if [ -n "$dry_run" ] || [[ "$code" =~ ^(75|137|143)$ ]]; then
+  if [ "$restarts" -lt "${MAX_RESTARTS:-20}" ]; then
+    run scontrol requeue "${SLURM_JOB_ID:-JOB}"
+  else
+    echo "error: not queued again after $restarts restarts (MAX_RESTARTS)" >&2
+  fi
 fi
 exit "$code"

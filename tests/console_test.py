@@ -190,6 +190,10 @@ def test_table_has_held_out_gyms_apart():
     1.0,
     *group(function=0.5, travel=0.7),
     held_out=scorecard.HeldOut(*group(search=0.2, tau=0.4), {}),
+    overall={
+      kind: {"score": {"mean": mean, "low": mean - 0.02, "high": mean + 0.03}}
+      for kind, mean in (("macro", 0.45), ("micro", 0.5))
+    },
   ).to_dict()
   file = io.StringIO()
   console.Console(file).show_table([summary])
@@ -202,6 +206,8 @@ def test_table_has_held_out_gyms_apart():
     "search (held out) 0.200",
     "tau (held out) 0.400",
     "mean of held-out gyms 0.300 0.250 to 0.350",
+    "mean of all gyms 0.450 0.430 to 0.480",
+    "weighted mean of all gyms 0.500 0.480 to 0.530",
   )
   assert len(rows) == len(beginnings)
   for row, beginning in zip(rows, beginnings, strict=True):

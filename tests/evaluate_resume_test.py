@@ -145,6 +145,37 @@ def test_a_stopped_evaluation_plays_only_what_is_missing(
   assert not path.exists()
 
 
+def test_a_stopped_evaluation_goes_on_with_another_mesh_and_rate(
+  parts, tasks, tmp_path, fragile, capsys
+):
+  """What a resumed run may change, an evaluation that goes on may, too."""
+  one = _as(parts, agent="oracle")
+  fragile(20)
+  with pytest.raises(SystemExit):
+    evaluate.evaluate(one, None, tasks, "stopped")
+  num_kept = len(_lines(recorder.episodes_path(tmp_path, "stopped"))) - 1
+  assert num_kept > 0
+  c = one.config
+  user = dataclasses.replace(c.user, requests_per_minute=5, max_concurrent=2)
+  mesh = dataclasses.replace(c.mesh, cpu_devices=2)
+  fragile(10**6)
+  for change, is_free in (
+    ({"gyms": dataclasses.replace(c.gyms, max_turns=2)}, False),
+    ({"user": dataclasses.replace(user, num_reasks=7)}, False),
+    ({"user": user, "mesh": mesh}, True),
+  ):
+    other = dataclasses.replace(one, config=dataclasses.replace(c, **change))
+    capsys.readouterr()
+    if is_free:
+      found = evaluate.evaluate(other, None, tasks, "stopped")
+      assert f"{num_kept} of {NUM_EPISODES} episodes" in capsys.readouterr().out
+      assert found["pins"] == evaluate.pins.of(other, None, tasks)
+    else:
+      with pytest.raises(SystemExit):
+        evaluate.evaluate(other, None, tasks, "stopped")
+      assert "got those of another" in capsys.readouterr().err
+
+
 def test_oracles_are_a_ceiling_and_canned_moves_a_floor(parts, tasks):
   means = {}
   for agent in ("oracle", "canned"):

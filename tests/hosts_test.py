@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import time
+import types
 
 import jax
 import numpy as np
@@ -186,7 +187,7 @@ def test_a_host_that_hangs_is_named_and_a_restart_goes_on(place, alone):
   both = place.start_two(folder.name, limit, doomed=1, when=when)
   for _, errors in hosting.finished(both, code=host_watch.EXIT_CODE):
     [line] = [x for x in errors.splitlines() if x.startswith("error: ")]
-    assert "error: host 1 of 2 has been in phase rollout for 6" in line
+    assert "error: host 1 of 2 has been in phase rollout for " in line
     assert "more than hosts.max_phase_s" in line
   hosting.finished(place.start_two(folder.name))
   hosting.check_equal(folder, alone)
@@ -242,8 +243,77 @@ def test_the_watch_says_whom_it_waits_for(change, host, kwargs, want):
     i: host_watch.Heard(phase="rollout", phase_s=9.0, at=95.0) for i in range(3)
   }
   known[host] = dataclasses.replace(known[host], **change)
-  said = host_watch.verdict(known, 100.0, 30.0, 600.0, **kwargs)
+  said, code = host_watch.verdict(known, 100.0, 30.0, 600.0, **kwargs)
   assert said.startswith(want) and bool(said) == bool(want)
+  assert code == (host_watch.EXIT_CODE if want else 0)
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 143])
+def test_who_is_left_ends_as_the_host_that_ended(code):
+  """A job is not queued again for what would fail again."""
+  known = {i: host_watch.Heard(phase="rollout", at=95.0) for i in range(2)}
+  known[1] = dataclasses.replace(known[1], at=80.0, ended="why", code=code)
+  found = host_watch.verdict(known, 100.0, 30.0, 600.0)
+  assert found == ("host 1 of 2 ended in phase rollout: why", code)
+
+
+def test_who_waits_longer_is_not_blamed_for_a_host_that_is_behind():
+  """A fast host may wait before a slow one has begun what it hangs in."""
+  known = {
+    0: host_watch.Heard(
+      phase="exchange of episodes", phase_s=601.0, num_phases=8, at=99.0
+    ),
+    1: host_watch.Heard(phase="rollout", phase_s=590.0, num_phases=7, at=99.0),
+  }
+  said, _ = host_watch.verdict(known, 100.0, 30.0, 600.0)
+  assert said == (
+    "host 1 of 2 has been in phase rollout for 590 s, and another waits for "
+    "more than hosts.max_phase_s"
+  )
+
+
+@pytest.mark.parametrize(
+  ("phases", "blamed"),
+  [
+    ([("update", 601.0), ("update", 598.0), ("update", 596.5)], None),
+    ([("update", 601.0), ("update", 598.0), ("update", 595.5)], 0),
+    # The others wait for it, though it came there hardly earlier.
+    ([("exchange", 599.0), ("rollout", 601.0), ("exchange", 599.0)], 1),
+    ([("exchange", 3.0), ("exchange", 3.0), ("rollout", 601.0)], 2),
+  ],
+)
+def test_a_host_that_hangs_is_blamed_only_where_it_can_be(phases, blamed):
+  known = {
+    i: host_watch.Heard(phase=phase, phase_s=seconds, at=99.0)
+    for i, (phase, seconds) in enumerate(phases)
+  }
+  said, code = host_watch.verdict(known, 100.0, 30.0, 600.0)
+  assert code == host_watch.EXIT_CODE
+  if blamed is None:
+    assert said.startswith("all 3 hosts have been in phase update for 601 s")
+    assert "none can be told" in said and "host 0" not in said
+    # Alone among those that live, a host can only blame itself.
+    known |= {i: dataclasses.replace(known[i], ended="") for i in (1, 2)}
+    said, _ = host_watch.verdict(known, 100.0, 30.0, 600.0)
+    blamed = 0
+  assert said.startswith(f"host {blamed} of 3 has been in phase ")
+
+
+@pytest.mark.parametrize(
+  ("error", "code"),
+  [(SystemExit(2), 2), (SystemExit("why"), 1), (OSError(), 1)],
+)
+def test_a_host_says_what_code_it_ends_with(monkeypatch, error, code):
+  told = []
+  watch = types.SimpleNamespace(
+    end=lambda why, code: told.append(code),
+    wait_for_others=told.append,
+    go_after_others=told.append,
+  )
+  monkeypatch.setattr(hosts, "_watch", watch)
+  monkeypatch.setattr(host_watch, "leave", told.append)
+  hosts._end(error, config_hosts.Hosts())
+  assert (told[0], told[-1]) == (code, code)
 
 
 def test_alone_all_is_this_hosts():

@@ -34,7 +34,13 @@ esac
 """,
   "srun": """#!/bin/bash
 while [[ "$1" == -* ]]; do shift; done
-exec "$@"
+# Like SLURM's, it ends with the highest code of its tasks.
+highest=0
+for code in ${CODES:-${CODE:-0}}; do
+  CODE="$code" "$@" || ended=$?
+  if [ "${ended:-0}" -gt "$highest" ]; then highest="$ended"; fi
+done
+exit "$highest"
 """,
   "scontrol": """#!/bin/bash
 echo "scontrol $*"
@@ -136,7 +142,14 @@ def test_a_job_has_all_gpus_of_its_node(launch, root):
 
 @pytest.mark.parametrize(
   ("code", "again"),
-  [(143, True), (host_watch.EXIT_CODE, True), (1, False), (0, False)],
+  [
+    (143, True),
+    (host_watch.EXIT_CODE, True),
+    (137, True),
+    (1, False),
+    (2, False),
+    (0, False),
+  ],
 )
 def test_a_job_is_queued_again_when_its_time_is_up_or_a_host_is_lost(
   launch, root, code, again
@@ -147,6 +160,45 @@ def test_a_job_is_queued_again_when_its_time_is_up_or_a_host_is_lost(
   )
   assert done.returncode == code
   assert (done.stdout.count("scontrol requeue 17\n") > 0) == again
+
+
+@pytest.mark.parametrize(
+  ("codes", "code", "again"),
+  [
+    ((137, host_watch.EXIT_CODE), 137, True),  # one killed, one that lost it
+    ((host_watch.EXIT_CODE, 143), 143, True),
+    ((2, 2), 2, False),  # a wrong config, and one that heard of it
+    ((0, 1), 1, False),
+  ],
+)
+def test_a_job_of_hosts_ends_with_the_highest_code(
+  launch, root, codes, code, again
+):
+  done, _ = launch(
+    *("slurm.sh", "configs/quickstart.py"),
+    CODES=" ".join(map(str, codes)),
+    SLURM_SUBMIT_DIR=str(root),
+    SLURM_JOB_ID="17",
+  )
+  assert done.returncode == code, done.stderr
+  assert ("scontrol requeue 17\n" in done.stdout) == again
+
+
+@pytest.mark.parametrize(
+  ("limit", "count", "again"),
+  [({}, 19, True), ({}, 20, False), ({"MAX_RESTARTS": "2"}, 2, False)],
+)
+def test_a_job_is_not_queued_without_end(launch, root, limit, count, again):
+  done, _ = launch(
+    *("slurm.sh", "configs/quickstart.py"),
+    CODE=str(host_watch.EXIT_CODE),
+    SLURM_SUBMIT_DIR=str(root),
+    SLURM_RESTART_COUNT=str(count),
+    **limit,
+  )
+  assert done.returncode == host_watch.EXIT_CODE
+  assert ("scontrol requeue" in done.stdout) == again
+  assert (f"after {count} restarts" in done.stderr) != again
 
 
 def test_one_host_runs_with_what_it_has(launch):

@@ -21,6 +21,7 @@ from userrl_jax import demonstrate
 from userrl_jax import flags as flags_lib
 from userrl_jax import gyms
 from userrl_jax import metrics
+from userrl_jax import pins
 from userrl_jax import play
 from userrl_jax import types
 from userrl_jax.gyms.turtle import prompted
@@ -168,6 +169,12 @@ def test_a_person_wins_as_the_agent(config, sit, tmp_path, gym):
   folder = tmp_path / "run"
   summary = json.loads((folder / "evaluations/person_1.json").read_text())
   assert summary["gyms"][gym]["score"] == 1.0
+  of_run = copy.deepcopy(config)
+  of_run.gyms.names = (gym,)
+  pinned = pins.of_play(of_run, [_task(config, gym)])
+  same = ("tasks", "user", "model", "version")
+  assert pins.differences(summary["pins"], pinned, same) == []
+  assert summary["pins"]["agent"] == "person"
   about = json.loads((folder / "plays/person_1.json").read_text())
   assert (about["seat"], about["agent"]) == ("agent", "person")
   assert about["config"]["gyms"]["names"] == [gym]
@@ -199,6 +206,10 @@ def test_a_person_answers_as_the_user(config, sit, tmp_path):
   assert (code, errors) == (0, "")
   (record,) = _records(tmp_path, "person_with_oracle_1")
   assert record == expected
+  path = tmp_path / "run" / "evaluations" / "person_with_oracle_1.json"
+  pinned = json.loads(path.read_text())["pins"]
+  assert (pinned["agent"], pinned["user"]["kind"]) == ("oracle", "person")
+  assert pinned["tasks"] == pins.of_play(config, [task])["tasks"]
   tale = task.secret.reveal()["story"]
   assert tale.bottom in out  # whoever answers must know it
   assert out.count(prompted.SYSTEM) == 2  # of a question and of a retelling
@@ -405,6 +416,13 @@ def test_a_policy_plays_with_a_person(root, sit, tmp_path):
   assert code == 0, errors
   (record,) = _records(tmp_path, "person_with_grpo@7_1")
   assert record["valid"] and record["num_sampled"] > 0
+  path = tmp_path / "run" / "evaluations" / "person_with_grpo@7_1.json"
+  pinned = json.loads(path.read_text())["pins"]
+  assert (pinned["agent"], pinned["user"]["kind"]) == ("policy", "person")
+  task = _task(run_config, "turtle")
+  want = pins.of(parts, params, [task])
+  same = ("model", "tasks", "tokenizer")
+  assert pins.differences(pinned, want, same) == []
   assert "not won in " in out
 
 

@@ -114,6 +114,30 @@ def test_what_goes_wrong_is_told_once_also_when_resumed(
   assert marked == [4, 5]
 
 
+@pytest.mark.parametrize(
+  ("credit", "is_advised"), [("equalized", False), ("em", True)]
+)
+def test_no_remedy_is_in_use_already(
+  parts, capsys, monkeypatch, credit, is_advised
+):
+  sound = _update
+
+  @jax.jit
+  def falls(state):
+    state, numbers = sound(state)
+    score = jnp.where(state["params"].sum() <= 18, 0.8, 0.01)
+    return state, numbers | {"episode/num": 4.0, "score/tau": score}
+
+  monkeypatch.setitem(globals(), "_update", falls)
+  stage = dataclasses.replace(STAGE, num_steps=12)
+  monkeypatch.setitem(globals(), "STAGE", stage)
+  monkeypatch.setattr(parts.config.grpo.credit, "credit", credit)
+  _run(parts, last_step=12)
+  out = capsys.readouterr().out
+  assert "diagnosis: collapse: the score fell from 0.80 to" in out
+  assert ("credit.credit=equalized" in out) == is_advised
+
+
 def test_a_folder_of_another_config_is_refused(parts):
   _run(parts, last_step=3)
   config = dataclasses.replace(parts.config, seed=4)

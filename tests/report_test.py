@@ -395,6 +395,8 @@ def test_held_out_gyms_have_rows_and_differences_of_their_own(tmp_path):
     titles = re.findall(f"<figcaption>{what} 95% interval: (.*?)<", text)
     assert titles == means_first
   assert "Held-out gyms are never trained on" in text
+  # One of the four is none of the paper's.
+  assert "mean of all gyms" in text and "weighted mean of all" not in text
 
 
 def test_a_resumed_run_tells_its_time_and_code(tmp_path):

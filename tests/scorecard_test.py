@@ -131,6 +131,7 @@ def test_held_out_gyms_are_in_no_number_of_the_others():
   )
   apart = scorecard.evaluation_summary(others, "grpo", 1.0, 7)
   held_out = both.pop("held_out")
+  assert "overall" not in both  # zoo has nothing to tell from
   assert json.dumps(both) == json.dumps(alone)
   assert held_out == {name: apart[name] for name in held_out}
   assert list(held_out["gyms"]) == list(names)
@@ -227,6 +228,45 @@ def test_the_micro_average_is_the_papers(row):
   assert "function" not in averages["macro"]["questions"]["gyms"]
 
 
+PAPER_HELD_OUT = ("intention", "telepathy", "search")
+
+
+@pytest.mark.parametrize("left_out", [(), ("tau",), ("search",)])
+def test_averages_of_all_gyms_are_over_held_out_ones_too(left_out):
+  rng = np.random.default_rng(0)
+  played = [
+    make_trajectory(f"t{i}", [float(x)], gym=gym, secret={"aspects": [1]})
+    for gym in measures.PAPER_TEST_TASKS
+    if gym not in left_out
+    for i, x in enumerate(rng.random(5))
+  ]
+  together = scorecard.evaluation_summary(played, "s", 1.0, 3)
+  assert "overall" not in together
+  apart = scorecard.evaluation_summary(
+    played, "s", 1.0, 3, held_out_gyms=PAPER_HELD_OUT
+  )
+  assert len(apart["averages"]["micro"]["reward"]["gyms"]) < 6
+  want = dict(together["averages"])
+  if left_out:  # it would be no average of the paper's
+    del want["micro"]
+  assert apart["overall"] == want and "macro" in want
+  read = scorecard.Evaluation.from_dict(json.loads(json.dumps(apart)))
+  assert read.to_dict() == apart
+
+
+@pytest.mark.parametrize("row", TABLE)
+def test_the_papers_average_is_over_the_gyms_it_holds_out(row):
+  rewards, published = TABLE[row]
+  played = [
+    make_trajectory("t", [reward], gym=gym, secret={"aspects": [1]})
+    for gym, reward in zip(measures.PAPER_TEST_TASKS, rewards, strict=True)
+  ]
+  overall = scorecard.evaluation_summary(
+    played, "s", 1.0, 0, held_out_gyms=PAPER_HELD_OUT
+  )["overall"]
+  assert round(overall["micro"]["reward"]["mean"], 4) == published
+
+
 def test_averages_need_every_gym_and_known_weights():
   alive = [make_trajectory(f"t{i}", [i % 2]) for i in range(20)]
   own = make_trajectory("x", [1.0], gym="ours")
@@ -252,4 +292,4 @@ def test_an_evaluation_of_an_earlier_version_is_read():
       del gyms["function"][name]
   read = scorecard.Evaluation.from_dict(json.loads(json.dumps(summary)))
   assert read.gyms["function"].score == 1.0
-  assert read.averages == read.pins == {}
+  assert read.averages == read.pins == read.overall == {}

@@ -13,15 +13,17 @@ def naive_bootstrap(values, seed, num_resamples, confidence):
   generator = np.random.default_rng(seed)
   places = generator.integers(len(values), size=(num_resamples, len(values)))
   means = sorted(sum(values[i] for i in row) / len(values) for row in places)
-
-  def quantile(q):  # linear between the two nearest
-    place = q * (len(means) - 1)
-    below = int(place)
-    above = min(below + 1, len(means) - 1)
-    return means[below] + (place - below) * (means[above] - means[below])
-
   tail = (1 - confidence) / 2
-  return sum(values) / len(values), quantile(tail), quantile(1 - tail)
+  ends = quantile(means, tail), quantile(means, 1 - tail)
+  return sum(values) / len(values), *ends
+
+
+def quantile(ordered, q):
+  """Returns a quantile, linear between the two nearest values."""
+  place = q * (len(ordered) - 1)
+  below = int(place)
+  above = min(below + 1, len(ordered) - 1)
+  return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
 def test_bootstrap_agrees_with_brute_force():
@@ -114,6 +116,93 @@ def test_macro_difference_weighs_gyms_and_runs_equally():
     statistics.paired_macro_difference([({"f": many}, {"t": few})])
   with pytest.raises(ValueError, match="got none"):
     statistics.paired_macro_difference([])
+
+
+def naive_macro_difference(runs, seed, num_resamples, confidence):
+  """Draws runs, and for each draw tasks gym by gym, one loop a level."""
+  n = len(runs)
+  drawn = np.random.default_rng(seed).integers(n, size=(num_resamples, n))
+  differences = [
+    [
+      [
+        sum(b[gym][task]) / len(b[gym][task])
+        - sum(a[gym][task]) / len(a[gym][task])
+        for task in sorted(a[gym])
+      ]
+      for gym in sorted(a)
+    ]
+    for a, b in runs
+  ]
+
+  def places(slot, run, gym):
+    num = len(differences[run][gym])
+    generator = np.random.default_rng((seed, slot, run, gym))
+    return generator.integers(num, size=(num_resamples, num))
+
+  tasks = {
+    (slot, run, gym): places(slot, run, gym)
+    for slot in range(n)
+    for run in range(n)
+    for gym in range(len(differences[run]))
+  }
+  means = []
+  for resample in range(num_resamples):
+    of_runs = []
+    for slot in range(n):
+      run = drawn[resample][slot]
+      of_gyms = []
+      for gym, values in enumerate(differences[run]):
+        row = tasks[slot, run, gym][resample]
+        of_gyms.append(sum(values[i] for i in row) / len(row))
+      of_runs.append(sum(of_gyms) / len(of_gyms))
+    means.append(sum(of_runs) / n)
+  of_runs = [sum(sum(v) / len(v) for v in gyms) / 2 for gyms in differences]
+  mean = sum(of_runs) / n
+  wider = (n / (n - 1)) ** 0.5 if n > 1 else 1.0
+  tail = (1 - confidence) / 2
+  ends = [quantile(sorted(means), q) for q in (tail, 1 - tail)]
+  return mean, *(mean + (end - mean) * wider for end in ends)
+
+
+@pytest.mark.parametrize("num_runs", [1, 2, 3])
+@pytest.mark.parametrize("confidence", [0.95, 0.994])
+def test_macro_difference_agrees_with_brute_force(num_runs, confidence):
+  rng = np.random.default_rng(num_runs)
+  scores = lambda: {
+    gym: {f"t{i:02}": rng.random(2).tolist() for i in range(num)}
+    for gym, num in (("travel", 5), ("function", 9))
+  }
+  runs = [(scores(), scores()) for _ in range(num_runs)]
+  got = statistics.paired_macro_difference(
+    runs, seed=6, num_resamples=300, confidence=confidence
+  )
+  want = naive_macro_difference(runs, 6, 300, confidence)
+  np.testing.assert_allclose(
+    [got.mean, got.low, got.high], want, rtol=0, atol=1e-9
+  )
+  assert got.num_tasks == 14 * num_runs
+
+
+def test_macro_difference_of_five_runs_covers_at_the_level_of_verdicts():
+  """That of eight tests that share 5%, runs spreading as their tasks do."""
+  rng = np.random.default_rng(3)
+  tasks = [f"t{i}" for i in range(30)]
+  before = {t: [0.0] for t in tasks}
+  hits = 0
+  for trial in range(200):
+    runs = []
+    for _ in range(5):
+      after = rng.normal(rng.normal(0.1, 0.09), 0.5, len(tasks))
+      rows = {t: [x] for t, x in zip(tasks, after.tolist(), strict=True)}
+      runs.append(({"f": before}, {"f": rows}))
+    got = statistics.paired_macro_difference(
+      runs, seed=trial, num_resamples=1000, confidence=0.994
+    )
+    hits += got.low <= 0.1 <= got.high
+  assert hits / 200 >= 0.98
+  # It is no wider than such certainty asks for: t with 4 degrees of freedom.
+  spread = (0.09**2 + 0.5**2 / len(tasks)) ** 0.5 / 5**0.5
+  assert (got.high - got.low) / 2 < 5.2 * spread
 
 
 def test_macro_difference_has_the_spread_of_tasks_and_of_runs():

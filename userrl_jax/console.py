@@ -84,7 +84,7 @@ class Console:
     table.add_column("tasks")
     table.add_column("invalid")
     groups = [
-      (summary["stage"], *group)
+      (summary, *group)
       for summary in summaries
       for group in scorecard.groups(summary, summary.get("held_out"))
     ]
@@ -97,7 +97,8 @@ class Console:
     if len(splits) > 1:
       for split in splits:
         table.add_column(f"{split} tasks only")
-    for stage, group, label, mean in groups:
+    for summary, group, label, mean in groups:
+      stage = summary["stage"]
       for gym, e in group["gyms"].items():
         known = e["score"] is not None
         row = [
@@ -134,6 +135,14 @@ class Console:
           num_invalid = str(sum(e["invalid"] for e in own))
           row += ["", "", "", num_invalid, f"{low:.3f} to {high:.3f}"]
         table.add_row(*row, style="bold")
+      if mean == scorecard.MEAN_HELD_OUT:
+        overall = summary.get("overall", {})
+        for title, own in scorecard.averages_of(overall, scorecard.MEAN_OF_ALL):
+          e = own["score"]
+          interval = f"{e['low']:.3f} to {e['high']:.3f}"
+          table.add_row(
+            stage, title, f"{e['mean']:.3f}", interval, style="bold"
+          )
     self.print(table)
     self._show_profiles(summaries[-1])
 

@@ -81,7 +81,8 @@ def make(parts: assembly.Parts, command: flags.Command) -> dict[str, Any]:
     pinned = pins.of(parts, params, tasks)
     pinned["noise"] = c.cold_start.noise
     path = parts.folder / "episodes" / "demonstrations.jsonl"
-    kept = kept_episodes.KeptEpisodes(path, pinned, tasks)
+    same = pins.under_way(pinned, c, tasks, recorder.FREE_FIELDS)
+    kept = kept_episodes.KeptEpisodes(path, same, tasks)
   run.tell(forecast.text_of_episodes(parts, tasks, c.cold_start.num_tries))
   if len(kept):
     run.tell(f"{len(kept)} episodes were played already")

@@ -23,8 +23,10 @@ TREND = 20  # steps that a line is fitted to
 # rounding or staleness may explain; and with float32 and the same params.
 MAX_GAP, MAX_EXACT_GAP = 0.05, 1e-3
 
-_HELD_IN = ("train", "fresh")  # splits of structures that training has
-_HELD_OUT = ("test", "dev")
+# The first that is there is compared. Split dev is for choosing and test is
+# not; fresh tasks are held out, though not their structures, from train alone.
+_HELD_IN = ("train", "fresh")
+_HELD_OUT = ("dev", "fresh", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Finding:
 
 
 def diagnose(
-  history: Sequence[Numbers], max_gap: float = MAX_GAP
+  history: Sequence[Numbers], max_gap: float = MAX_GAP, credit: str = ""
 ) -> list[Finding]:
   """Returns what is wrong at the last of the steps of a stage.
 
@@ -44,10 +46,13 @@ def diagnose(
     history: of one stage, oldest first. Steps without episodes, such as those
       of imitation, are left out: nothing is found there.
     max_gap: that log-probs may have.
+    credit: name of the stage's credit, so that no remedy is in use already.
   """
   history = [numbers for numbers in history if "episode/num" in numbers]
-  of_gap = functools.partial(logprob_gap, limit=max_gap)
-  checks = CHECKS | {"logprob_gap": of_gap}
+  checks = CHECKS | {
+    "logprob_gap": functools.partial(logprob_gap, limit=max_gap),
+    "collapse": functools.partial(collapse, credit=credit),
+  }
   found = [(name, check(history)) for name, check in checks.items()]
   return [Finding(name, message) for name, message in found if message]
 
@@ -60,10 +65,11 @@ class Watch:
     history: Sequence[Numbers] = (),
     told: Iterable[str] = (),
     max_gap: float = MAX_GAP,
+    credit: str = "",
   ):
     """Goes on after past steps, with names of what was told of them."""
     self.history, self._told = list(history), set(told)
-    self._max_gap = max_gap
+    self._max_gap, self._credit = max_gap, credit
 
   def step(
     self, numbers: Numbers, also: Sequence[Finding] = ()
@@ -79,7 +85,7 @@ class Watch:
       that were not told before.
     """
     self.history.append(numbers)
-    found = [*diagnose(self.history, self._max_gap), *also]
+    found = [*diagnose(self.history, self._max_gap, self._credit), *also]
     return {f"diagnosis/{f.name}": 1.0 for f in found}, self._new(found)
 
   def look(self, numbers: Numbers) -> list[Finding]:
@@ -98,7 +104,7 @@ class Watch:
     return new
 
 
-def collapse(history: Sequence[Numbers]) -> str:
+def collapse(history: Sequence[Numbers], credit: str = "") -> str:
   """Finds a score that fell to near 0, and spikes on the way.
 
   The last window's mean is at most a fifth of the best one's, which was 0.15
@@ -121,10 +127,12 @@ def collapse(history: Sequence[Numbers]) -> str:
     if (spike := series.spike(series.named(history, name))) > 5
   ]
   seen = f" with {' and '.join(spikes)}" if spikes else ""
+  remedy = "grpo.credit.credit=equalized and a lower"
+  if credit == "equalized":
+    remedy = "a lower grpo.optimizer.max_grad_norm or"
   return (
-    f"the score fell from {best:.2f} to {last:.2f}{seen}; try "
-    "grpo.credit.credit=equalized and a lower grpo.optimizer.learning_rate, "
-    "from a checkpoint before the fall"
+    f"the score fell from {best:.2f} to {last:.2f}{seen}; try {remedy} "
+    "grpo.optimizer.learning_rate, from a checkpoint before the fall"
   )
 
 
@@ -287,23 +295,27 @@ def overfitting(history: Sequence[Numbers]) -> str:
 def held_back_lag(history: Sequence[Numbers]) -> str:
   """Finds held-back tasks that go far worse than those that are trained on.
 
-  The mean of the last 3 looks is at most 0.7 of the last window's scores, 0.15
-  below, and beyond 2 standard errors.
+  Each of the last 3 looks is compared with the window of scores before it, so
+  that a steep rise is no lag. The mean of looks is at most 0.7 of that of
+  windows, 0.15 below, and beyond 2 standard errors of their differences.
   """
-  looks = series.named(history, "selection/score")[-3:]
-  scores = series.finite_values(history, _score)[-WINDOW:]
-  if len(looks) < 3 or len(scores) < WINDOW:
+  name, pairs = "selection/score", []
+  for place, numbers in enumerate(history):
+    if len(look := series.named([numbers], name)):
+      scores = series.finite_values(history[:place], _score)[-WINDOW:]
+      if len(scores) == WINDOW:
+        pairs.append((scores.mean(), look[0]))
+  if len(pairs) < 3:
     return ""
-  inside, outside = scores.mean(), looks.mean()
-  error = np.hypot(
-    scores.std(ddof=1) / len(scores) ** 0.5, looks.std(ddof=1) / 3**0.5
-  )
+  inner, outer = np.array(pairs[-3:]).T
+  inside, outside = inner.mean(), outer.mean()
+  error = (inner - outer).std(ddof=1) / 3**0.5
   if inside - outside < max(0.15, 0.3 * inside, 2 * error):
     return ""
   return (
     f"held-back tasks score {outside:.2f}, those that are trained on "
     f"{inside:.2f}; try more tasks (gyms.num_train_tasks), more gyms.names and "
-    "gyms.levels, or fewer steps (selection.use with this stage)"
+    "gyms.levels, or fewer steps: selection.use with this stage"
   )
 
 
@@ -332,18 +344,21 @@ def poor_transfer(
 ) -> list[Finding]:
   """Returns a finding when held-out tasks go far worse than held-in ones.
 
-  Held out are splits test and dev, held in are train and fresh; without one of
-  these, the last training steps are taken for it. Held-out scores are at most
-  0.7 of the held-in ones, 0.1 below, and beyond 2 standard errors.
+  Held out is split dev, without it fresh where train was played, too, or else
+  test. Held in is train or fresh; without these, the last training steps.
+  Held-out scores are at most 0.7 of the held-in ones, 0.1 below, and beyond 2
+  standard errors.
 
   Args:
     evaluation: as `scorecard.Evaluation.to_dict` gives it.
     history: of the stage that it evaluates.
   """
-  held_in = _macro(evaluation, _HELD_IN)
-  held_out = _macro(evaluation, _HELD_OUT)
+  inner = _first(evaluation, _HELD_IN)
+  outer = _first(evaluation, [s for s in _HELD_OUT if s != inner])
+  held_in, held_out = _macro(evaluation, inner), _macro(evaluation, outer)
   scores = series.finite_values(history, _score)[-WINDOW:]
   if held_in is None and len(scores) == WINDOW:
+    inner = ""
     held_in = scores.mean(), scores.std(ddof=1) / WINDOW**0.5
   if held_in is None or held_out is None:
     return []
@@ -351,20 +366,25 @@ def poor_transfer(
   gap, error = inside - outside, np.hypot(error_in, error_out)
   if gap < max(0.1, 0.3 * inside, 2 * error):
     return []
+  than = f"those of {inner}" if inner else "the last trained ones"
   message = (
-    f"held-out tasks score {outside:.2f}, held-in ones {inside:.2f}; try more "
-    "tasks (gyms.num_train_tasks), more gyms.names and gyms.levels, or fewer "
-    "steps, chosen by split dev"
+    f"tasks of split {outer} score {outside:.2f}, {than} {inside:.2f}; try "
+    "more tasks (gyms.num_train_tasks), more gyms.names and gyms.levels, or "
+    "fewer steps: selection.num_tasks, and selection.use with this stage"
   )
   return [Finding("poor_transfer", message)]
 
 
+def _first(evaluation: Mapping[str, Any], splits: Sequence[str]) -> str:
+  """Returns the first of some splits that was evaluated, "" without any."""
+  return next((s for s in splits if evaluation["splits"].get(s)), "")
+
+
 def _macro(
-  evaluation: Mapping[str, Any], splits: Sequence[str]
+  evaluation: Mapping[str, Any], split: str
 ) -> tuple[float, float] | None:
-  """Returns the mean over gyms and its standard error, of the first split."""
-  found = [s for s in splits if s in evaluation["splits"]]
-  gyms = list(evaluation["splits"][found[0]].values()) if found else []
+  """Returns a split's mean over gyms and its standard error."""
+  gyms = list(evaluation["splits"].get(split, {}).values())
   if not gyms or any(gym["score"] is None for gym in gyms):
     return None
   errors = [(gym["high"] - gym["low"]) / (2 * 1.96) for gym in gyms]

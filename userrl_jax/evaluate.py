@@ -95,7 +95,8 @@ def evaluate(
       return earlier
     pinned = pins.of(parts, params, tasks)
     path = recorder.episodes_path(parts.folder, stage, jax.process_index())
-    kept = kept_episodes.KeptEpisodes(path, pinned, tasks)
+    same = pins.under_way(pinned, parts.config, tasks, recorder.FREE_FIELDS)
+    kept = kept_episodes.KeptEpisodes(path, same, tasks)
   if len(kept):
     print(
       f"{stage}: {len(kept)} of {len(tasks) * _num_members(settings)} episodes "

@@ -21,6 +21,8 @@ from userrl_jax import config_hosts
 EXIT_CODE = 75  # of a host that lost another: start the same command again
 BEAT_S = 1.0
 TOGETHER_S = 10.0  # within it, hosts that end for the same reason do so
+# Hosts that enter one phase within it do so together: none waits for another.
+SAME_S = 5.0
 _KEY = "userrl_jax/hosts/"
 
 
@@ -31,7 +33,9 @@ class Heard:
   beat: int = 0  # counts up as long as the host lives
   phase: str = "start"
   phase_s: float = 0.0  # how long it has been in it
+  num_phases: int = 0  # that it entered; all hosts enter the same, in order
   ended: str | None = None  # why, once it has
+  code: int = EXIT_CODE  # that it ends with, once it has ended
   is_gone: bool = False  # it needs to hear of nobody any more
   at: float = 0.0  # when its last beat was heard, by our clock
 
@@ -43,8 +47,11 @@ def verdict(
   max_phase_s: float,
   is_cut_off: bool = False,
   own: int = -1,
-) -> str:
-  """Returns why hosts cannot go on; "" as long as they can.
+) -> tuple[str, int]:
+  """Returns why hosts cannot go on, and the exit code of those that are left.
+
+  "" and 0 as long as they can. The code is that of a host that ended: what
+  failed there fails again. Where one is lost or hangs, a restart may help.
 
   Args:
     known: of each host, this one included.
@@ -65,21 +72,38 @@ def verdict(
     if heard.ended is None:
       living[host] = heard
       if is_gone or silent_s > timeout_s:
-        return (
-          f"{who} was last heard of {silent_s:.0f} s ago in phase {heard.phase}"
-        )
+        why = f"last heard of {silent_s:.0f} s ago in phase {heard.phase}"
+        return f"{who} was {why}", EXIT_CODE
     elif heard.ended and (is_gone or silent_s > TOGETHER_S):
-      return f"{who} ended in phase {heard.phase}: {heard.ended}"
+      return f"{who} ended in phase {heard.phase}: {heard.ended}", heard.code
+  why = _hang(living, len(known), max_phase_s)
+  return why, EXIT_CODE if why else 0
+
+
+def _hang(living: Mapping[int, Heard], num: int, max_phase_s: float) -> str:
+  """Returns which host hangs, or that none can be told; "" where none does."""
   if not living:
     return ""
-  # Whoever waits for it came to its own phase later.
-  host, slowest = max(living.items(), key=lambda pair: pair[1].phase_s)
-  if slowest.phase_s <= max_phase_s:
+  if max(heard.phase_s for heard in living.values()) <= max_phase_s:
     return ""
-  return (
-    f"{name(host, len(known))} has been in phase {slowest.phase} for "
-    f"{slowest.phase_s:.0f} s, more than hosts.max_phase_s"
+  # Whoever waits for it came further, or else to the same phase later.
+  host, slowest = min(
+    living.items(), key=lambda pair: (pair[1].num_phases, -pair[1].phase_s)
   )
+  is_longest = slowest.phase_s > max_phase_s
+  limit = "more than " if is_longest else "and another waits for more than "
+  since = f"phase {slowest.phase} for {slowest.phase_s:.0f} s, {limit}"
+  others = [heard for other, heard in living.items() if other != host]
+  if others and all(
+    (heard.phase, heard.num_phases) == (slowest.phase, slowest.num_phases)
+    and slowest.phase_s - heard.phase_s <= SAME_S
+    for heard in others
+  ):
+    return (
+      f"all {len(living)} hosts have been in {since}hosts.max_phase_s, and "
+      "came there together, so none can be told to hold the others up"
+    )
+  return f"{name(host, num)} has been in {since}hosts.max_phase_s"
 
 
 class Watch:
@@ -105,11 +129,17 @@ class Watch:
   def enter(self, phase: str) -> None:
     """Begins a phase, and has the others know soon."""
     self._own.phase, self._entered = phase, time.monotonic()
+    self._own.num_phases += 1
     self._has_news.set()
 
-  def end(self, why: str) -> None:
-    """Tells the others that this host ends; "" is that it is done."""
-    self._own.ended = why
+  def end(self, why: str, code: int = 0) -> None:
+    """Tells the others that this host ends; "" is that it is done.
+
+    Args:
+      why: what happened.
+      code: that this host, and so the others, will end with.
+    """
+    self._own.ended, self._own.code = why, code
     self._talk()
 
   def wait_for_others(self, timeout_s: float) -> None:
@@ -174,7 +204,7 @@ class Watch:
 
   def _judge(self) -> None:
     """Ends this process, with nobody to wait for, when hosts cannot go on."""
-    why = verdict(
+    why, code = verdict(
       self._known,
       time.monotonic(),
       self._settings.heartbeat_timeout_s,
@@ -184,13 +214,14 @@ class Watch:
     )
     if not why or self.is_leaving:
       return
+    again = "Start" if code == EXIT_CODE else "When that is mended, start"
     print(
       f"error: {why}; {name(self._index, self._num_hosts)} ends in phase "
-      f"{self._own.phase}. Start all hosts again with the same command: the "
+      f"{self._own.phase}. {again} all hosts again with the same command: the "
       "run goes on from its last checkpoint",
       file=sys.stderr,
     )
-    leave(EXIT_CODE)
+    leave(code)
 
 
 def leave(code: int) -> NoReturn:

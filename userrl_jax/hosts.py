@@ -239,7 +239,7 @@ def _end(error: BaseException, settings: config_hosts.Hosts) -> NoReturn:
     if isinstance(error, RuntimeError):  # as JAX raises when a host is gone
       time.sleep(settings.heartbeat_timeout_s + 2 * host_watch.BEAT_S)
     traceback.print_exception(error)
-  _watch.end(why)
+  _watch.end(why, code)
   _watch.wait_for_others(host_watch.TOGETHER_S / 2)
   _watch.go_after_others(host_watch.TOGETHER_S / 2)
   host_watch.leave(code)

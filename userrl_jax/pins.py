@@ -2,32 +2,36 @@
 
 In: the parts of a run, params and tasks. Out: a small dict that is kept with
 the numbers, so that equal pins mean equal conditions. Secrets and keys are not
-in it, only digests of all together.
+in it, only digests of all together. JAX is loaded where there are params.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
+import typing
 from typing import Any
 
 import userrl_jax
-from userrl_jax import assembly
 from userrl_jax import config as config_lib
-from userrl_jax import digests
-from userrl_jax import leaves
+from userrl_jax import config_fields
 from userrl_jax import types
 from userrl_jax.gyms import outside
-from userrl_jax.models import qwen3
+
+if typing.TYPE_CHECKING:
+  from userrl_jax import assembly
+  from userrl_jax.models import qwen3
 
 _PACKAGE = pathlib.Path(__file__).parent
 _SOURCES = (".py", ".json", ".jsonl")  # of a gym's room
 
 
 def of(
-  parts: assembly.Parts,
-  params: qwen3.Params | None,
+  parts: "assembly.Parts",
+  params: "qwen3.Params | None",
   tasks: Sequence[types.Task],
 ) -> dict[str, Any]:
   """Computes the pins of an evaluation.
@@ -48,8 +52,30 @@ def of(
     config: digest of the sections that play depends on, paths left out
     version: of the package
   """
-  c = parts.config
-  by_path = digests.of(leaves.arrays_by_path(params)) if params else {}
+  by_path: Mapping[str, str] = {}
+  if params:
+    from userrl_jax import digests
+    from userrl_jax import leaves
+
+    by_path = digests.of(leaves.arrays_by_path(params))
+  fingerprint = parts.tokenizer.fingerprint
+  return of_play(parts.config, tasks, sorted(by_path.items()), fingerprint)
+
+
+def of_play(
+  c: Any,
+  tasks: Sequence[types.Task],
+  model: Sequence[tuple[str, str]] = (),
+  tokenizer: str = "",
+) -> dict[str, Any]:
+  """Computes what `of` does, also where no parts of a run are.
+
+  Args:
+    c: config of the run.
+    tasks: that are played, in order.
+    model: path and digest of every param; none for a script or a person.
+    tokenizer: fingerprint of the policy's; "" where none plays.
+  """
   by_gym: dict[str, list[types.Task]] = {}
   for task in tasks:
     by_gym.setdefault(task.gym, []).append(task)
@@ -69,8 +95,8 @@ def of(
   )
   return {
     "agent": c.evaluation.agent,
-    "model": _digest([*sorted(by_path.items()), *_endpoint(c)]),
-    "tokenizer": parts.tokenizer.fingerprint,
+    "model": _digest([*model, *_endpoint(c)]),
+    "tokenizer": tokenizer,
     "user": {
       "kind": c.user.kind,
       "model": c.user.model,
@@ -89,6 +115,29 @@ def of(
     ),
     "version": userrl_jax.__version__,
   }
+
+
+def under_way(
+  pinned: Mapping[str, Any],
+  c: Any,
+  tasks: Sequence[types.Task],
+  free: tuple[str, ...],
+) -> dict[str, Any]:
+  """Returns what must stay the same for an evaluation that is not complete.
+
+  Args:
+    pinned: as `of` gives it.
+    c: config of the run.
+    tasks: that are played, in order.
+    free: beginnings of fields that may change while a run goes on.
+  """
+  plain = copy.deepcopy(c)
+  for knob in config_fields.knobs(type(c)()):
+    if knob.path.startswith(free):
+      *sections, name = knob.path.split(".")
+      setattr(functools.reduce(getattr, sections, plain), name, knob.value)
+  now = of_play(plain, tasks)
+  return {**pinned, "user": now["user"], "config": now["config"]}
 
 
 def differences(

@@ -19,6 +19,7 @@ cancelled, which no score counts.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 import contextlib
+import copy
 import dataclasses
 import functools
 import itertools
@@ -26,6 +27,7 @@ import json
 import pathlib
 import random
 import typing
+from typing import Any
 
 from userrl_jax import config as config_lib
 from userrl_jax import config_fields
@@ -34,6 +36,7 @@ from userrl_jax import flags
 from userrl_jax import gyms
 from userrl_jax import measures
 from userrl_jax import metrics
+from userrl_jax import pins
 from userrl_jax import scorecard
 from userrl_jax import terminal as terminal_lib
 from userrl_jax import types
@@ -128,6 +131,7 @@ def main(config: config_lib.Config, command: flags.Command) -> None:
         stage=name,
         temperature=config.evaluation.temperature,
         seed=config.seed,
+        pins=_pins(sitting, [t.task for t in played]),
       )
       metrics.write_json(folder / "evaluations" / f"{name}.json", summary)
       sitting.terminal.say(f"written down in {transcripts}")
@@ -272,6 +276,19 @@ def _open_record(
         file.write(text)
       return name
   raise AssertionError("unreachable")
+
+
+def _pins(sitting: Sitting, tasks: Sequence[types.Task]) -> dict[str, Any]:
+  """Returns the pins of what was played, as `evaluate` has them."""
+  if not sitting.is_user:
+    config = copy.deepcopy(sitting.config)
+    config.evaluation.agent = "person"
+    return pins.of_play(config, tasks)
+  if isinstance(sitting.agents, Agents):
+    pinned = pins.of_play(sitting.config, tasks)
+  else:
+    pinned = pins.of(sitting.agents.parts, sitting.agents.params, tasks)
+  return pinned | {"user": pinned["user"] | {"kind": "person"}}
 
 
 async def _play(

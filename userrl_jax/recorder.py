@@ -156,6 +156,7 @@ class Recorder:
       self.lines_of_stage("metrics.jsonl"),
       [line["name"] for line in self.lines_of_stage("diagnostics.jsonl")],
       self._max_gap(),
+      self._parts.config.grpo.credit.credit,
     )
     self._step_start = time.monotonic()
     self._saver.begin(self._stream)

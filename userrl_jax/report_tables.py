@@ -12,6 +12,7 @@ from typing import Any
 from userrl_jax import config as config_lib
 from userrl_jax import rescore
 from userrl_jax import run_folder
+from userrl_jax import scorecard
 from userrl_jax import selection
 
 # What measures are called on the page, in order; others follow by their name.
@@ -52,9 +53,10 @@ def measures(run: run_folder.Run) -> dict[str, Any]:
       for gym, found in group.gyms.items():
         rows.append((stage, label.format(gym), dict(found.measures)))
       if len(group.gyms) > 1:
-        for kind, title in (("macro", mean), ("micro", f"weighted {mean}")):
-          if group.averages.get(kind):
-            rows.append((stage, title, dict(group.averages[kind])))
+        for title, own in scorecard.averages_of(group.averages, mean):
+          rows.append((stage, title, dict(own)))
+    own = scorecard.averages_of(evaluation.overall, scorecard.MEAN_OF_ALL)
+    rows += [(stage, title, dict(values)) for title, values in own]
   there = {name for _, _, values in rows for name in values} - set(_LEFT_OUT)
   names = [name for name in _MEASURES if name in there]
   names += sorted(there - set(names))

@@ -3,7 +3,8 @@
 In: finished trajectories. Out: what `evaluations/<stage>.json` holds: scores
 with intervals, every measure of `measures`, counts of faults and stops, and
 averages over gyms. Invalid attempts are left out and counted. Gyms that are
-never trained on are a group of their own and in no number of the others.
+never trained on are a group of their own and in no number of the others, but
+for the averages over all gyms, which are named so.
 """
 
 import collections
@@ -24,6 +25,7 @@ Tasks = Mapping[str, Sequence[types.Trajectory]]  # task id -> its attempts
 Estimate = Mapping[str, Any]
 
 MEAN, MEAN_HELD_OUT = "mean of gyms", "mean of held-out gyms"
+MEAN_OF_ALL = "mean of all gyms"
 
 _empty = functools.partial(dataclasses.field, default_factory=dict)
 
@@ -96,11 +98,14 @@ class Evaluation(_ScoresByTask):
   # held-out gyms included.
   profiles: Mapping[str, Mapping[str, GymEvaluation]] = _empty()
   held_out: HeldOut | None = None  # gyms that nothing above is over
+  # With held-out gyms: `averages` over these and the others together, "micro"
+  # only where they are all of the paper.
+  overall: Mapping[str, Mapping[str, Estimate]] = _empty()
 
   def to_dict(self) -> dict[str, Any]:
     """Returns it as JSON-able dicts; what came later only where it is there."""
     values = dataclasses.asdict(self)
-    for name in ("held_out", "profiles"):
+    for name in ("held_out", "profiles", "overall"):
       if not values[name]:
         del values[name]
     return values
@@ -154,6 +159,14 @@ def groups(evaluation: Any, held_out: Any) -> list[tuple[Any, str, str]]:
   return of + [(held_out, "{} (held out)", MEAN_HELD_OUT)] * bool(held_out)
 
 
+def averages_of(
+  averages: Mapping[str, Mapping[str, Estimate]], mean: str
+) -> list[tuple[str, Mapping[str, Estimate]]]:
+  """Returns the averages that there are, each with what it is called."""
+  titles = {"macro": mean, "micro": f"weighted {mean}"}
+  return [(titles[k], averages[k]) for k in titles if averages.get(k)]
+
+
 def evaluation_summary(
   trajectories: Sequence[types.Trajectory],
   stage: str,
@@ -195,6 +208,7 @@ def evaluation_summary(
     **_group(trained, seed),
     pins=pins or {},
     held_out=HeldOut(**_group(held_out, seed)) if held_out else None,
+    overall=_overall(trajectories, seed) if held_out else {},
     profiles={
       profile: _group(own, seed)["gyms"]
       for profile in sorted({t.profile for t in trajectories} - {""})
@@ -207,16 +221,7 @@ def _group(
   trajectories: Sequence[types.Trajectory], seed: int
 ) -> dict[str, Any]:
   """Returns the fields of `HeldOut`, over the gyms of these trajectories."""
-  by_gym: dict[str, dict[str, list[types.Trajectory]]] = {}
-  by_name = lambda t: (t.task.gym, t.task.id, t.member)
-  for t in sorted(trajectories, key=by_name):
-    attempts = by_gym.setdefault(t.task.gym, {}).setdefault(t.task.id, [])
-    if attempts and attempts[-1].member == t.member:
-      raise ValueError(
-        f"attempts at a task must differ in member, got {t.member} twice for "
-        f"{t.task.gym}/{t.task.id}"
-      )
-    attempts.append(t)
+  by_gym = _by_gym(trajectories)
   gyms = {gym: _gym_evaluation(tasks, seed) for gym, tasks in by_gym.items()}
   splits = {
     split: {
@@ -232,6 +237,32 @@ def _group(
     "splits": splits,
     "averages": _averages(by_gym, seed),
   }
+
+
+def _by_gym(
+  trajectories: Sequence[types.Trajectory],
+) -> dict[str, dict[str, list[types.Trajectory]]]:
+  by_gym: dict[str, dict[str, list[types.Trajectory]]] = {}
+  by_name = lambda t: (t.task.gym, t.task.id, t.member)
+  for t in sorted(trajectories, key=by_name):
+    attempts = by_gym.setdefault(t.task.gym, {}).setdefault(t.task.id, [])
+    if attempts and attempts[-1].member == t.member:
+      raise ValueError(
+        f"attempts at a task must differ in member, got {t.member} twice for "
+        f"{t.task.gym}/{t.task.id}"
+      )
+    attempts.append(t)
+  return by_gym
+
+
+def _overall(
+  trajectories: Sequence[types.Trajectory], seed: int
+) -> dict[str, dict[str, Estimate]]:
+  by_gym = _by_gym(trajectories)
+  averages = _averages(by_gym, seed)
+  if by_gym.keys() != measures.PAPER_TEST_TASKS.keys():
+    averages.pop("micro", None)
+  return averages
 
 
 def _gym_evaluation(tasks: Tasks, seed: int) -> GymEvaluation:
