@@ -108,8 +108,15 @@ def test_hosts_that_one_preempts_leave_together_and_go_on(place, alone):
   assert steps and steps[-1] < hosting.NUM_STEPS - 1
   kept = (folder / "checkpoints" / "grpo").glob("[0-9]*")
   assert max(int(path.name) for path in kept) == steps[-1] + 1
-  (out, _), _ = hosting.finished(place.start_two(folder.name))
+  # The other one, before the first step since.
+  when = (signal.SIGTERM, "rollout", 1)
+  both = place.start_two(folder.name, doomed=0, when=when)
+  (out, _), _ = hosting.finished(both, code=128 + signal.SIGTERM)
   assert f"grpo: goes on after step {steps[-1] + 1} of 5" in out
+  again = [x["step"] for x in hosting.lines(folder / "metrics.jsonl")]
+  assert steps[-1] < again[-1] < hosting.NUM_STEPS - 1
+  (out, _), _ = hosting.finished(place.start_two(folder.name))
+  assert f"grpo: goes on after step {again[-1] + 1} of 5" in out
   hosting.check_equal(folder, alone)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from userrl_jax import config as config_lib
 from userrl_jax import saving
+from userrl_jax import stopping
 
 NUM_STEPS = 9
 
@@ -150,25 +151,95 @@ def test_a_second_signal_ends_what_holds_the_first_back():
   assert (done.returncode, done.stdout) == (-15, "held\n"), done.stderr
 
 
-def test_joined_hosts_end_at_the_sync_point():
-  """JAX hears the signal and finds a step after which all hosts end."""
+class Other:
+  """Another host, as far as a notice knows one: what it heard, and when."""
+
+  def __init__(self, monkeypatch, heard=()):
+    self.heard, self._heard_by_then = 0, dict(heard)  # after so many exchanges
+    self.num_exchanges, self.during = 0, lambda: None
+    monkeypatch.setattr(stopping.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(stopping.hosts, "gather", self._gather)
+
+  def _gather(self, own):
+    self.heard = self._heard_by_then.get(self.num_exchanges, self.heard)
+    self.num_exchanges += 1
+    self.during()
+    return [own, self.heard]
+
+
+def _hear(number=signal.SIGTERM):
+  os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_joined_hosts_leave_after_the_step_in_which_one_hears(
+  monkeypatch, number
+):
+  Other(monkeypatch)
+  with stopping.Notice() as notice:
+    notice.hold()
+    assert not notice.reached()
+    with notice.released():  # a rollout, which the other host goes on with
+      _hear(number)
+    notice.release()  # nor does the evaluation end on one host alone
+    assert notice.reached() and notice.name == number.name
+    with pytest.raises(SystemExit) as ended:
+      notice.leave()
+  assert ended.value.code == 128 + number
+
+
+def test_a_joined_host_ends_by_what_another_heard(monkeypatch):
+  Other(monkeypatch, {1: signal.SIGTERM})
+  with stopping.Notice() as notice:
+    notice.hold()
+    assert not notice.reached()
+    assert notice.reached() and notice.name == "SIGTERM"
+    _hear()  # its own one, while it saves: no second one
+    with pytest.raises(SystemExit) as ended:
+      notice.leave()
+  assert ended.value.code == 143
+
+
+def test_joined_hosts_end_by_what_all_know(monkeypatch):
+  """What is heard amid an exchange counts in the next one."""
+  other = Other(monkeypatch)
+  other.during = lambda: other.num_exchanges == 1 and _hear()
+  with stopping.Notice() as notice:
+    notice.hold()
+    assert not notice.reached() and notice.name == ""
+    assert notice.reached()
+
+
+def test_joined_hosts_leave_before_a_stage(tmp_path, monkeypatch):
+  """One hears in an evaluation, or while it restores a checkpoint."""
+  run = Run(tmp_path, [])
+  Other(monkeypatch, {0: signal.SIGTERM})
+  with pytest.raises(SystemExit) as ended, run.saver:
+    run.saver.begin(run.stream)
+    pytest.fail("began")
+  assert ended.value.code == 143
+
+
+def test_a_host_that_joins_hears_its_signals_itself():
+  """JAX's notice of preemption would take them, whatever comes of it."""
   with socket.socket() as free:
     free.bind(("localhost", 0))
     address = f"localhost:{free.getsockname()[1]}"
   script = (
-    "import os, sys, time\n"
-    "import jax\n"
+    "import os, sys\n"
+    "from jax.experimental import multihost_utils\n"
+    "from userrl_jax import config_hosts\n"
+    "from userrl_jax import hosts\n"
     "from userrl_jax import stopping\n"
-    "jax.distributed.initialize(sys.argv[1], 1, 0)\n"
+    "hosts._join(config_hosts.Hosts(sys.argv[1]), 1)\n"
     "with stopping.Notice() as notice:\n"
-    "  with notice.released():\n"
-    "    assert not notice.reached(1)\n"
-    "    os.kill(os.getpid(), 15)\n"
-    "  step, deadline = 1, time.monotonic() + 60\n"
-    "  while not notice.reached(step := step + 1):\n"
-    "    assert time.monotonic() < deadline\n"
-    "    time.sleep(0.05)\n"
-    "  print(notice.name, notice.reached(step + 1), flush=True)\n"
+    "  notice.hold()\n"
+    "  os.kill(os.getpid(), 15)\n"
+    "  print(notice.reached(), notice.name, flush=True)\n"
+    "try:\n"
+    "  multihost_utils.reached_preemption_sync_point(1)\n"
+    "except RuntimeError:\n"
+    "  print('not JAX', flush=True)\n"
     "  notice.leave()\n"
   )
   done = subprocess.run(
@@ -178,7 +249,8 @@ def test_joined_hosts_end_at_the_sync_point():
     cwd=pathlib.Path(saving.__file__).parents[1],
     timeout=120,
   )
-  assert (done.returncode, done.stdout) == (143, "SIGTERM True\n"), done.stderr
+  assert done.stdout == "True SIGTERM\nnot JAX\n", done.stderr
+  assert done.returncode == 143
 
 
 @pytest.fixture

@@ -194,6 +194,8 @@ def _join(settings: config_hosts.Hosts, cpu_devices: int) -> None:
   global _watch
   process.split_cpu(cpu_devices)
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  # It would keep signals from `stopping`, by which the hosts leave together.
+  jax.config.update("jax_enable_preemption_service", False)
   who: dict[str, Any] = {}
   if settings.coordinator != "auto":
     who = {

@@ -53,9 +53,15 @@ class Saver:
     return self._store
 
   def begin(self, stream: data.Stream[Any]) -> None:
-    """Begins the steps of the stage, which learns from this stream."""
+    """Begins the steps of the stage, which learns from this stream.
+
+    Raises:
+      SystemExit: when a joined host was told to end since the last step.
+    """
     self._stream, self._saved_at = stream, time.monotonic()
     self._notice.hold()
+    if self._notice.reached():
+      self._notice.leave()
 
   def save_when_due(self, num_done: int, state: learner.State) -> None:
     """Saves a checkpoint on schedule and at the end of the stage.
@@ -70,7 +76,7 @@ class Saver:
     """
     assert self._store is not None
     is_last = num_done == self._num_steps
-    is_told = self._notice.reached(num_done)
+    is_told = self._notice.reached()
     with _write_errors():
       if is_last or is_told or self._is_due(num_done):
         self._save(num_done, state, self._stream.get_state())

@@ -1,7 +1,7 @@
 """Ends a run that is told to end, where nothing is lost.
 
-In: SIGTERM or SIGINT; of hosts that are joined, the notice that any of them
-gets. Out: `SystemExit` with 128 and the signal's number (143 for SIGTERM):
+In: SIGTERM or SIGINT; where hosts are joined, one that any of them gets. Out:
+`SystemExit` with 128 and the signal's number (143 for SIGTERM):
 
   at once    where the state is not being changed: while things are prepared,
              in a rollout, in an evaluation
@@ -11,8 +11,11 @@ An open rollout is given up, not waited for: its users may think for minutes,
 and a machine that is taken away gives half a minute. Its draws do not depend on
 when they are made, so the same episodes are played again.
 
-Where hosts are joined, a rollout is not given up either: all of them have to
-leave after the same step, which JAX's preemption sync point finds.
+Where hosts are joined, nothing is given up, as all of them have to leave at the
+same place: they tell each other what they heard after every step, and before
+the first one of a stage, and leave there together. JAX's own notice of
+preemption is off (`hosts`): it takes the signal, and then waits for a number of
+a step that a later stage, or a run that goes on, may never come to.
 """
 
 from collections.abc import Iterator
@@ -28,6 +31,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from userrl_jax import hosts
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -38,14 +43,15 @@ class Notice:
   """
 
   def __init__(self) -> None:
-    self._number = 0  # of the signal that was heard; 0 is none
+    self._heard = 0  # the signal that this process heard; 0 is none
+    self._number = 0  # the one to end by: joined hosts agree on it
     self._is_held = False
+    self._is_joined = False
     self._handlers: dict[int, Any] = {}  # that were there before
 
   def __enter__(self) -> "Notice":
-    # Of joined hosts JAX hears the signals itself, to tell the other hosts.
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and not jax.distributed.is_initialized():
+    self._is_joined = jax.process_count() > 1
+    if threading.current_thread() is threading.main_thread():
       for number in _SIGNALS:
         self._handlers[number] = signal.signal(number, self._hear)
     return self
@@ -57,7 +63,7 @@ class Notice:
 
   @property
   def name(self) -> str:
-    """The name of the signal that was heard, "" without one."""
+    """The name of the signal to end by, "" without one."""
     return signal.Signals(self._number).name if self._number else ""
 
   def hold(self) -> None:
@@ -65,9 +71,12 @@ class Notice:
     self._is_held = True
 
   def release(self) -> None:
-    """Ends at once from now on, also when a signal was heard already."""
+    """Ends at once from now on, also when a signal was heard already.
+
+    Not where hosts are joined: they leave together, see `reached`.
+    """
     self._is_held = False
-    if self._number:
+    if self._number and not self._is_joined:
       self.leave()
 
   @contextlib.contextmanager
@@ -79,17 +88,16 @@ class Notice:
     finally:
       self._is_held = True
 
-  def reached(self, step: int) -> bool:
+  def reached(self) -> bool:
     """Returns whether to keep what is done and then `leave`; all hosts alike.
 
-    Args:
-      step: number of steps done. Joined hosts ask after each one.
+    Joined hosts ask together: after each step, and where a stage begins.
     """
-    if jax.distributed.is_initialized() and not self._number:
-      # The number that Orbax asks with when it saves: JAX keeps the last one.
-      has_notice = multihost_utils.reached_preemption_sync_point(step)
-      self._number = signal.SIGTERM if has_notice else 0
-    return bool(self._number)
+    # Not what was heard since: the other hosts do not know of it.
+    number = max(hosts.gather(self._heard))
+    if number:
+      self._number = number
+    return bool(number)
 
   def leave(self) -> None:
     """Raises SystemExit with the code of the signal."""
@@ -99,17 +107,24 @@ class Notice:
     raise SystemExit(128 + self._number)
 
   def _hear(self, number: int, frame: FrameType | None) -> None:
-    if self._number:
+    if self._heard:
       signal.signal(number, signal.SIG_DFL)
       os.kill(os.getpid(), number)
       return
+    self._heard = number
+    if self._is_joined:
+      self._say(number, "all hosts end after this step")
+      return
     self._number = number
     if self._is_held:
-      # Not print: the signal may have come in the middle of one.
-      line = f"{self.name}: ends after this step; a second one ends it now\n"
-      os.write(2, line.encode())
+      self._say(number, "ends after this step")
     else:
       self.leave()
+
+  def _say(self, number: int, what: str) -> None:
+    # Not print: the signal may have come in the middle of one.
+    name = signal.Signals(number).name
+    os.write(2, f"{name}: {what}; a second one ends it now\n".encode())
 
 
 def agreed(is_due: bool) -> bool:
