@@ -80,6 +80,22 @@ def test_they_are_made_once_and_learning_sees_no_difference(path, tasks, made):
     assert any(t.reward for t in read) or not any(t.reward for t in made)
 
 
+def test_of_several_hosts_the_first_makes_and_writes_them(
+  path, tasks, made, monkeypatch
+):
+  """The others read: two that write have the same name for what is partial."""
+
+  def gather(value):
+    assert not path.exists()
+    monkeypatch.undo()
+    dialogues.kept(path, lambda: made, tasks)  # as the first host does
+    return [value, value]
+
+  monkeypatch.setattr(dialogues.hosts, "is_first", lambda: False)
+  monkeypatch.setattr(dialogues.hosts, "gather", gather)
+  assert len(dialogues.kept(path, _no_more, tasks)) == len(made)
+
+
 def test_what_fails_while_it_is_made_leaves_nothing(path, tasks):
   def fail():
     raise ValueError("too few")

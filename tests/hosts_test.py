@@ -169,21 +169,31 @@ def test_hosts_save_by_the_clock_of_the_first(place, alone):
 @pytest.mark.exhaustive
 def test_hosts_look_and_choose_together(place):
   looks = [
+    '--config.stages=("cold_start","grpo")',
+    "--config.cold_start.num_steps=4",
+    "--config.cold_start.optimizer.warmup_steps=2",
+    "--config.cold_start.num_tries=1",
+    "--config.cold_start.episodes_per_step=4",
     "--config.selection.num_tasks=2",
+    "--config.selection.loss_every=2",
     "--config.selection.play_every=2",
-    "--config.selection.use=grpo",
+    "--config.selection.use=cold_start,grpo",
   ]
   hosting.finished([place.start("looks_alone", *looks)])
   hosting.finished(place.start_two("looks", *looks))
-  alone, two = (
-    json.loads((place.folder / name / "selection.json").read_text())["grpo"]
+  records_alone, records = (
+    json.loads((place.folder / name / "selection.json").read_text())
     for name in ("looks_alone", "looks")
   )
-  assert [step for step, _ in two["looks"]] == [2, 4, 5]
-  np.testing.assert_allclose(two["looks"], alone["looks"], atol=1e-5)
-  assert (two["best"], two["used"]) == (alone["best"], alone["used"])
-  folder = selection.best_folder(place.folder / "looks", "grpo")
-  assert (folder / str(two["best"])).is_dir()
+  for stage, steps in (("cold_start", [2, 4]), ("grpo", [2, 4, 5])):
+    alone, two = records_alone[stage], records[stage]
+    assert [step for step, _ in two["looks"]] == steps
+    np.testing.assert_allclose(two["looks"], alone["looks"], atol=1e-5)
+    assert (two["best"], two["used"]) == (alone["best"], alone["used"])
+    folder = selection.best_folder(place.folder / "looks", stage)
+    assert (folder / str(two["best"])).is_dir()
+  made = sorted((place.folder / "looks" / "dialogues").glob("*.npz"))
+  assert [path.name for path in made] == ["cold_start.npz", "held_out.npz"]
 
 
 @pytest.mark.exhaustive

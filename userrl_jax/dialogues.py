@@ -19,6 +19,7 @@ import pathlib
 
 import numpy as np
 
+from userrl_jax import hosts
 from userrl_jax import imported
 from userrl_jax import types
 
@@ -41,6 +42,8 @@ def kept(
 ) -> list[types.Trajectory]:
   """Returns the dialogues of a file, which are made when it is not there.
 
+  Of several hosts, which all call it, the first one makes and writes them.
+
   Args:
     path: of the file; it appears when it is complete.
     make: makes them, at least one; invalid ones are left out and counted.
@@ -52,6 +55,15 @@ def kept(
   Raises:
     ValueError: when the file is damaged, or of other tasks.
   """
+  hosts.enter("making of dialogues")
+  return hosts.first_before_others(lambda: _kept(path, make, tasks))
+
+
+def _kept(
+  path: pathlib.Path,
+  make: Callable[[], Sequence[types.Trajectory]],
+  tasks: Sequence[types.Task] | None,
+) -> list[types.Trajectory]:
   if not path.exists():
     made = make()
     faults = collections.Counter(str(t.fault) for t in made if not t.is_valid)

@@ -58,9 +58,7 @@ def check(parts: assembly.Parts, params: qwen3.Params) -> dict[str, float]:
     )[: parts.config.evaluation.forgetting_tasks]
   ]
   path = parts.folder / "dialogues" / "fixed.npz"
-  fixed = hosts.first_before_others(
-    lambda: dialogues.kept(path, lambda: _play(parts, tasks), tasks)
-  )
+  fixed = dialogues.kept(path, lambda: _play(parts, tasks), tasks)
   turns, num_turns = perplexity(parts, params, fixed, all_ids=False)
   every, _ = perplexity(parts, params, fixed, all_ids=True)
   return {

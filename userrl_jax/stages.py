@@ -22,7 +22,6 @@ from userrl_jax import demonstrate
 from userrl_jax import dialogues
 from userrl_jax import exchange
 from userrl_jax import flags
-from userrl_jax import hosts
 from userrl_jax import imported
 from userrl_jax import skipped
 from userrl_jax import types
@@ -218,8 +217,7 @@ def stream(parts: assembly.Parts, stage: Stage) -> data.Stream[Any]:
 
   path = dialogues_path(parts, stage)
   tasks = None if is_read else parts.tasks
-  hosts.enter("making of dialogues")
-  kept = hosts.first_before_others(lambda: dialogues.kept(path, make, tasks))
+  kept = dialogues.kept(path, make, tasks)
   held_back = _held_back(parts, kept) if is_read else set()
   return of_dialogues([t for t in kept if _key(t) not in held_back])
 
