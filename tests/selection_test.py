@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -178,6 +179,36 @@ def test_a_look_is_better_by_its_own_measure_and_the_first_of_equals():
   assert loss(1.0).beats(loss(1.1)) and not loss(1.1).beats(loss(1.0))
   assert score(1.1).beats(score(1.0)) and not score(1.0).beats(score(1.1))
   assert not loss(1.0).beats(loss(1.0))
+
+
+def test_a_base_is_copied_whole_or_not_at_all(tmp_path, monkeypatch):
+  """A kill amid it must not leave what looks like a base."""
+  stage = types.SimpleNamespace(name="cold_start")
+  best = selection.best_folder(tmp_path, stage.name)
+  base = best.parent / bases.NAME
+  (base / "0").mkdir(parents=True)
+  (base / "lora.json").write_text("{}")
+  (base / "0" / "params").write_text("whole")
+  run = types.SimpleNamespace(
+    folder=tmp_path, tokenizer=None, config=config_lib.Config()
+  )
+  selector = types.SimpleNamespace(_parts=run, _stage=stage)
+  state = types.SimpleNamespace(params={"w": jax.numpy.ones(3)})
+
+  def half(source, target):
+    pathlib.Path(target).mkdir()
+    (pathlib.Path(target) / "lora.json").write_text("{}")
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(selection.shutil, "copytree", half)
+    with pytest.raises(KeyboardInterrupt):
+      selection.Selector._keep(selector, 2, state)
+  assert not (best / bases.NAME).exists()
+  selection.Selector._keep(selector, 2, state)
+  assert (best / bases.NAME / "0" / "params").read_text() == "whole"
+  names = {p.name for p in best.iterdir()}
+  assert names == {"2", bases.NAME, "config.json"}
 
 
 def test_held_back_tasks_depend_on_names_and_seed_alone():

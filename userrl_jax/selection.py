@@ -215,10 +215,20 @@ class Selector:
         store.describe(
           self._parts.tokenizer, config_fields.to_dict(self._parts.config)
         )
-        if base.is_dir() and not (folder / bases.NAME).exists():
-          shutil.copytree(base, folder / bases.NAME)
+        if base.is_dir():
+          _copy_once(base, folder / bases.NAME)
       if store.latest_step() != num_done:
         store.save(num_done, {"params": state.params}, {})
+
+
+def _copy_once(source: pathlib.Path, target: pathlib.Path) -> None:
+  """Copies a folder unless it is there, under its name when it is whole."""
+  if target.exists():
+    return
+  partial = target.with_name(f"{target.name}.partial")
+  shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+  shutil.copytree(source, partial)
+  partial.rename(target)
 
 
 def best_folder(run: pathlib.Path, stage: str) -> pathlib.Path:
