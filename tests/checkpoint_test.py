@@ -18,7 +18,10 @@ import optax
 import pytest
 
 from userrl_jax import checkpoint
+from userrl_jax import checkpoint_faults
+from userrl_jax import checkpoint_reading
 from userrl_jax import config
+from userrl_jax import digests
 from userrl_jax import sharding
 from userrl_jax.learning import learner
 from userrl_jax.models import qwen3
@@ -222,6 +225,46 @@ def test_damage_to_any_file_falls_back_and_says_so(saved, tmp_path, how):
   needed = {"2/extras/metadata", "2/state/_METADATA", "2/state/manifest.ocdbt"}
   arrays = {name for name in names if name.startswith("2/state/d/")}
   assert arrays and passed_over >= needed | arrays
+
+
+@pytest.mark.parametrize("num_told", [1, 2])
+def test_all_hosts_do_without_what_one_cannot_read(
+  saved, tmp_path, monkeypatch, num_told
+):
+  """The other one tells after reading, or after the digests."""
+  proven: list[int] = []
+  of = digests.of
+  told = ["", "why"] if num_told == 2 else ["why"]
+
+  def gather(own):
+    assert own == ""  # here all is whole
+    return [own, told.pop(0) if told else ""]
+
+  monkeypatch.setattr(checkpoint_faults.hosts, "gather", gather)
+  monkeypatch.setattr(
+    checkpoint_reading.digests, "of", lambda x: proven.append(1) or of(x)
+  )
+  used, said = restore_copy(saved, tmp_path / "copy", lambda copy: None)
+  assert used == 1 and "host 1 of 2: why" in said[0]
+  assert (tmp_path / "copy" / "2.damaged").is_dir()
+  # Digests are worked out together, so only where all could read. One more is
+  # of the one that is saved then.
+  assert len(proven) == num_told + 1
+
+
+def test_a_host_tells_the_others_what_it_cannot_read(monkeypatch):
+  told = []
+  monkeypatch.setattr(
+    checkpoint_faults.hosts, "gather", lambda own: told.append(own) or [own, ""]
+  )
+  with (
+    pytest.raises(ValueError, match="^why$"),
+    checkpoint_faults.on_all_hosts(),
+  ):
+    raise ValueError("why")
+  with checkpoint_faults.on_all_hosts():
+    pass
+  assert told == ["why", ""]
 
 
 def test_extras_that_still_parse_are_proven_too(saved, tmp_path):

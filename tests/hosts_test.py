@@ -4,6 +4,9 @@ import dataclasses
 import json
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
 import types
 
@@ -194,6 +197,66 @@ def test_hosts_look_and_choose_together(place):
     assert (folder / str(two["best"])).is_dir()
   made = sorted((place.folder / "looks" / "dialogues").glob("*.npz"))
   assert [path.name for path in made] == ["cold_start.npz", "held_out.npz"]
+
+
+# Two checkpoints, of which host 1 cannot read the second.
+_RESTORE = """
+import sys
+from userrl_jax import config_hosts
+from userrl_jax import hosts
+
+folder, address, host = sys.argv[1:]
+hosts._join(config_hosts.Hosts(address, 2, int(host)), 1)
+
+import jax
+import numpy as np
+from userrl_jax import checkpoint
+from userrl_jax import checkpoint_reading
+
+mesh = jax.make_mesh((2,), ("data",))
+where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+make = lambda n: {
+  "w": jax.make_array_from_callback((2,), where, lambda _: np.full(1, n))
+}
+plain_read = checkpoint_reading.read
+
+def read(orbax, where, step, *rest):
+  if step == 2 and host == "1":
+    raise ValueError("too few bytes")
+  return plain_read(orbax, where, step, *rest)
+
+checkpoint_reading.read = read
+with checkpoint.Store(folder) as store:
+  for n in (1, 2):
+    store.save(n, make(n), {"n": n})
+  state, extras = store.restore(make(0))
+  store.save(2, state, {"n": 2})
+[own] = state["w"].addressable_shards
+print("restored", extras, own.data.tolist())
+hosts._leave()
+"""
+
+
+@pytest.mark.exhaustive
+def test_hosts_restore_the_same_where_one_cannot_read(tmp_path, root):
+  folder = tmp_path / "checkpoints"
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  both = [
+    subprocess.Popen(
+      [sys.executable, "-c", _RESTORE, folder, address, str(host)],
+      cwd=root,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for host in range(2)
+  ]
+  for out, _ in hosting.finished(both):
+    assert "too few bytes. It is set aside as 2.damaged" in out
+    assert "restored {'n': 1} [1]" in out
+  assert (folder / "2.damaged").is_dir() and (folder / "2").is_dir()
 
 
 @pytest.mark.exhaustive

@@ -15,6 +15,7 @@ says which ones it passed over; they are kept as <step>.damaged.
 """
 
 from collections.abc import Callable, Mapping
+import contextlib
 import json
 import os
 import pathlib
@@ -26,6 +27,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from userrl_jax import checkpoint_faults
+from userrl_jax import checkpoint_reading
 from userrl_jax import digests
 from userrl_jax import leaves as leaves_lib
 
@@ -190,36 +192,40 @@ class Store:
     Raises:
       ValueError: when there is no such checkpoint, it cannot be read, is
         damaged, or holds other leaves, shapes or dtypes; without a step, when
-        that is so of every checkpoint. Never falls back to a fresh start.
+        that is so of every checkpoint. Never falls back to a fresh start. Of
+        several hosts all do without a checkpoint that one cannot read.
     """
     self.wait()
     _choose_step(self._orbax, self.folder, step)  # or there is none
-    if step is not None:
-      return self._restore(abstract_state, step)
-    steps = self._orbax.all_steps()
-    restored, used, failures = checkpoint_faults.newest_whole(
-      steps, lambda step: self._restore(abstract_state, step)
-    )
+    with contextlib.closing(_open_to_read(self.folder)) as orbax:
+      if step is not None:
+        return self._restore(orbax, abstract_state, step)
+      restored, used, failures = checkpoint_faults.newest_whole(
+        self._orbax.all_steps(),
+        lambda step: self._restore(orbax, abstract_state, step),
+      )
     if failures:
       checkpoint_faults.set_aside(self.folder, failures, used, self._tell)
       self._orbax.reload()
     return restored
 
   def _restore(
-    self, abstract_state: Any, step: int
+    self, orbax: ocp.CheckpointManager, abstract_state: Any, step: int
   ) -> tuple[Any, dict[str, Any]]:
     wanted = leaves_lib.by_path(abstract_state)
     where = self.folder / str(step)
-    saved = _saved_leaves(self._orbax, where, step)
-    unwanted = sorted(set(saved) - set(wanted))
-    if unwanted:
-      raise ValueError(
-        f"checkpoint {where} must hold what this run trains and nothing else, "
-        f"got also {leaves_lib.some(unwanted)}; restore it with the config "
-        "that made it"
-      )
-    leaves_lib.check(where, saved, wanted, exact_dtype=True)
-    return _load(self._orbax, where, step, abstract_state, wanted)
+    with checkpoint_faults.on_all_hosts():
+      saved = checkpoint_reading.saved_leaves(orbax, where, step)
+      unwanted = sorted(set(saved) - set(wanted))
+      if unwanted:
+        raise ValueError(
+          f"checkpoint {where} must hold what this run trains and nothing "
+          f"else, got also {leaves_lib.some(unwanted)}; restore it with the "
+          "config that made it"
+        )
+      leaves_lib.check(where, saved, wanted, exact_dtype=True)
+      read = checkpoint_reading.read(orbax, where, step, saved, wanted)
+    return checkpoint_reading.proven(where, read, abstract_state, wanted)
 
   def close(self) -> None:
     """Waits for what is being written and lets go of the folder.
@@ -271,16 +277,18 @@ def load_params(
     where = folder / str(step)
     abstract = {"params": abstract_params}
     wanted = leaves_lib.by_path(abstract)
-    saved = _saved_leaves(orbax, where, step)
-    saved = {p: a for p, a in saved.items() if p.startswith("params/")}
-    unwanted = sorted(set(saved) - set(wanted))
-    if unwanted:
-      raise ValueError(
-        f"checkpoint {where} must hold the configured model, got also "
-        f"{leaves_lib.some(unwanted)}; set model to what made the checkpoint"
-      )
-    leaves_lib.check(where, saved, wanted, exact_dtype=False)
-    return _load(orbax, where, step, abstract, wanted)[0]["params"]
+    with checkpoint_faults.on_all_hosts():
+      saved = checkpoint_reading.saved_leaves(orbax, where, step)
+      saved = {p: a for p, a in saved.items() if p.startswith("params/")}
+      unwanted = sorted(set(saved) - set(wanted))
+      if unwanted:
+        raise ValueError(
+          f"checkpoint {where} must hold the configured model, got also "
+          f"{leaves_lib.some(unwanted)}; set model to what made the checkpoint"
+        )
+      leaves_lib.check(where, saved, wanted, exact_dtype=False)
+      read = checkpoint_reading.read(orbax, where, step, saved, wanted)
+    return checkpoint_reading.proven(where, read, abstract, wanted)[0]["params"]
   finally:
     orbax.close()
 
@@ -307,6 +315,10 @@ def _open(folder: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
       # Else a folder that cannot be made shows after a timeout of minutes.
       async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
       read_only=keep is None,
+      # Reading waits for no other host: one that fails would not come.
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        active_processes={jax.process_index()} if keep is None else None
+      ),
     ),
     item_handlers={
       "state": ocp.PyTreeCheckpointHandler(),
@@ -332,72 +344,3 @@ def _choose_step(
       f"a checkpoint in {folder} must be one of {steps}, got {step}"
     )
   return step
-
-
-def _saved_leaves(
-  orbax: ocp.CheckpointManager, where: pathlib.Path, step: int
-) -> dict[str, Any]:
-  """Returns path -> metadata (shape, dtype) without loading any array."""
-  try:
-    metadata = orbax.item_metadata(step)["state"]
-    if metadata is None:
-      raise ValueError("what its state holds is not written there")
-    return leaves_lib.by_path(metadata.tree)
-  except Exception as error:
-    raise checkpoint_faults.unreadable(where, error) from error
-
-
-def _load(
-  orbax: ocp.CheckpointManager,
-  where: pathlib.Path,
-  step: int,
-  abstract: Any,
-  wanted: Mapping[str, Any],
-) -> tuple[Any, dict[str, Any]]:
-  """Loads the wanted leaves in their saved dtypes, proves them, converts."""
-  saved = _saved_leaves(orbax, where, step)
-  targets = {
-    path: jax.ShapeDtypeStruct(
-      want.shape, saved[path].dtype, sharding=_sharding(want)
-    )
-    for path, want in wanted.items()
-  }
-  item = leaves_lib.nest(targets)
-  try:
-    restored = orbax.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-          item,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-          partial_restore=True,
-        ),
-        extras=ocp.args.JsonRestore(),
-      ),
-    )
-    record = restored["extras"]
-    text, expected = record["extras"], record["digests"]
-    leaves = leaves_lib.by_path(restored["state"])
-    extras = json.loads(text)
-    if zlib.crc32(text.encode()) != record["extras_crc32"]:
-      raise ValueError("its extras are not what was saved")
-    found = digests.of(leaves)
-    changed = sorted(p for p in leaves if found[p] != expected[p])
-    if changed:
-      raise ValueError(f"{leaves_lib.some(changed)} are not what was saved")
-  except Exception as error:
-    raise checkpoint_faults.unreadable(where, error) from error
-  ordered = [
-    leaves[path].astype(want.dtype)
-    if leaves[path].dtype != want.dtype
-    else leaves[path]
-    for path, want in wanted.items()
-  ]
-  return jax.tree.unflatten(jax.tree.structure(abstract), ordered), extras
-
-
-def _sharding(want: Any) -> jax.sharding.Sharding:
-  sharding = getattr(want, "sharding", None)
-  if isinstance(sharding, jax.sharding.Sharding):
-    return sharding
-  return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -14,6 +14,9 @@ from typing import TypeVar
 import jax
 import orbax.checkpoint as ocp
 
+from userrl_jax import host_watch
+from userrl_jax import hosts
+
 Read = TypeVar("Read")
 
 
@@ -39,6 +42,26 @@ def unreadable(where: pathlib.Path, error: Exception) -> ValueError:
     f"checkpoint {where} must be readable, got {_why(error)}; restore a copy, "
     "or delete that folder to use the one before it"
   )
+
+
+@contextlib.contextmanager
+def on_all_hosts() -> Iterator[None]:
+  """Raises on every host where a ValueError is raised inside on one.
+
+  Else hosts would go on from different checkpoints, or wait for each other.
+  What runs inside waits for no other host, or fails on all of them.
+  """
+  own = None
+  try:
+    yield
+  except ValueError as error:
+    own = error
+  said = hosts.gather(str(own) if own else "")
+  if own is not None:
+    raise own
+  for host, why in enumerate(said):
+    if why:
+      raise ValueError(f"{host_watch.name(host, len(said))}: {why}")
 
 
 def newest_whole(
