@@ -64,20 +64,24 @@ def test_recipe_and_readme_say_what_seed_0_gave(record, root):
   assert shown in readme
 
 
-@pytest.mark.parametrize("name", ["cold_start", "credits", "users"])
-def test_pages_say_of_experiments_what_was_found(root, name):
+@pytest.mark.parametrize(
+  ("name", "num_seeds"),
+  [("cold_start", 5), ("credits", 5), ("users", 5), ("delayed", 2)],
+)
+def test_pages_say_of_experiments_what_was_found(root, name, num_seeds):
   path = pathlib.Path(__file__).parent / "records" / "ablations"
   report = json.loads((path / f"{name}.json").read_text())
   experiment = experiments.load(str(root / f"configs/ablations/{name}.py"))
   tests = {test.question: test for test in experiment.tests}
   assert [test["question"] for test in report["tests"]] == list(tests)
-  assert all(test["seeds"] == [0, 1, 2, 3, 4] for test in report["tests"])
+  seeds = list(range(num_seeds))
+  assert all(test["seeds"] == seeds for test in report["tests"])
   notes = (root / "BUILD_NOTES.md").read_text()
   page = (root / "configs/expected/ablations.md").read_text()
   head, *rows = report["sections"]["Treatments"]
   for row in rows:
     of = dict(zip(head, row, strict=True))
-    assert of["runs"] == "5"
+    assert of["runs"] == f"{num_seeds}"
     assert f"{of['score']} ({of['95% interval']})" in notes
     assert f" {of['score']}" in page
   for test in report["tests"]:
