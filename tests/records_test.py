@@ -66,7 +66,13 @@ def test_recipe_and_readme_say_what_seed_0_gave(record, root):
 
 @pytest.mark.parametrize(
   ("name", "num_seeds"),
-  [("cold_start", 5), ("credits", 5), ("users", 5), ("delayed", 2)],
+  [
+    ("cold_start", 5),
+    ("credits", 5),
+    ("users", 5),
+    ("delayed", 2),
+    ("efficiency", 2),
+  ],
 )
 def test_pages_say_of_experiments_what_was_found(root, name, num_seeds):
   path = pathlib.Path(__file__).parent / "records" / "ablations"
