@@ -14,6 +14,7 @@ from userrl_jax import config as config_lib
 from userrl_jax import config_rules
 from userrl_jax import evaluate
 from userrl_jax import forgetting
+from userrl_jax import run_folder
 from userrl_jax.models import qwen3
 
 
@@ -96,14 +97,16 @@ def test_it_stands_in_the_evaluation(parts, params, tmp_path):
 def test_what_a_run_starts_from_is_noted_once(parts, params, tmp_path):
   own = dataclasses.replace(parts, folder=tmp_path)
   forgetting.note_start(own, params)
-  assert not (tmp_path / forgetting.START).exists()  # random params
+  assert not (tmp_path / run_folder.FORGETTING_START).exists()  # random params
   config = copy.deepcopy(parts.config)
   config.init_from = "somewhere"
   own = dataclasses.replace(own, config=config)
   forgetting.note_start(own, params)
   want = forgetting.check(own, params)
   forgetting.note_start(own, jax.tree.map(lambda x: 2 * x, params))  # resumed
-  assert json.loads((tmp_path / forgetting.START).read_text()) == want
+  assert (
+    json.loads((tmp_path / run_folder.FORGETTING_START).read_text()) == want
+  )
 
 
 def test_the_set_is_no_larger_than_its_split():

@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
   summary = scorecard.evaluation_summary(played, "grpo", 1.0, seed=0)
   summary["forgetting"] = {"perplexity_turns": 1.25, "num_dialogues": 9}
   start = {"perplexity_turns": 1.125, "num_dialogues": 9}
-  metrics.write_json(folder / "forgetting_start.json", start)
+  metrics.write_json(folder / run_folder.FORGETTING_START, start)
   (folder / "evaluations").mkdir()
   (folder / "evaluations" / "grpo.json").write_text(json.dumps(summary))
   metrics.write_transcripts(

@@ -4,7 +4,7 @@ In: results. Out: sections: scores of training episodes as curves, with what
 training took, and the fields of configs in which treatments are not alike.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import json
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from userrl_jax import charts
 from userrl_jax import experiment_results
 from userrl_jax import pages
+from userrl_jax import run_folder
 from userrl_jax import series
 
 _NUM_PARTS = 4  # of a training, whose mean scores are told
@@ -51,15 +52,15 @@ def curves(results: experiment_results.Results) -> pages.Section | None:
 
 def settings(results: experiment_results.Results) -> pages.Section | None:
   """Returns the fields in which treatments differ; None where in nothing."""
-  flat = {
-    name: _flat(next(iter(own.values())).config)
-    for name, own in results.items()
-    if own
-  }
-  fields = dict.fromkeys(field for own in flat.values() for field in own)
+  flat = {}
+  for name, own in results.items():
+    if own:
+      fields = run_folder.flat(next(iter(own.values())).config)
+      flat[name] = {field: _told(value) for field, value in fields.items()}
+  known = dict.fromkeys(field for own in flat.values() for field in own)
   differing = [
     field
-    for field in fields
+    for field in known
     if field not in _OWN and len({own.get(field) for own in flat.values()}) > 1
   ]
   if not differing:
@@ -90,13 +91,5 @@ def _smooth(values: Sequence[float]) -> list[float]:
   ]
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-  """Returns {dotted field: its value as text}."""
-  found: dict[str, str] = {}
-  for name, value in config.items():
-    if isinstance(value, Mapping):
-      found |= _flat(value, f"{prefix}{name}.")
-    else:
-      text = value if isinstance(value, str) else json.dumps(value)
-      found[f"{prefix}{name}"] = text
-  return found
+def _told(value: Any) -> str:
+  return value if isinstance(value, str) else json.dumps(value)

@@ -22,6 +22,7 @@ from userrl_jax import dialogues
 from userrl_jax import gyms
 from userrl_jax import hosts
 from userrl_jax import metrics
+from userrl_jax import run_folder
 from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax.learning import batching
@@ -29,8 +30,6 @@ from userrl_jax.learning import learner
 from userrl_jax.learning import token_stats
 from userrl_jax.models import qwen3
 from userrl_jax.users import profiles
-
-START = "forgetting_start.json"  # in a run's folder
 
 _ITERATION = -11  # of the set's episodes: apart from all others
 
@@ -74,7 +73,7 @@ def note_start(parts: assembly.Parts, params: qwen3.Params) -> None:
 
   Random params know nothing that could be forgotten.
   """
-  c, path = parts.config, parts.folder / START
+  c, path = parts.config, parts.folder / run_folder.FORGETTING_START
   if not c.evaluation.forgetting_tasks or not (c.init_from or c.model.folder):
     return
   if hosts.gather(path.exists())[0]:

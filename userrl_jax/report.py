@@ -303,7 +303,7 @@ def _config_changes(
   if run.config:
     # Through JSON, so that tuples compare as the lists that they become.
     default = json.loads(json.dumps(config_fields.to_dict(config_lib.Config())))
-    before, here = _flatten(default), _flatten(run.config)
+    before, here = run_folder.flat(default), run_folder.flat(run.config)
     changes["the defaults"] = [
       (
         field,
@@ -314,16 +314,6 @@ def _config_changes(
       if before.get(field) != here.get(field)
     ]
   return changes
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat: dict[str, Any] = {}
-  for key, value in values.items():
-    if isinstance(value, Mapping):
-      flat |= _flatten(value, f"{prefix}{key}.")
-    else:
-      flat[f"{prefix}{key}"] = value
-  return flat
 
 
 def _dialogues(run: run_folder.Run) -> dict[str, Any]:

@@ -4,7 +4,7 @@ In: a run's folder. Out: a `Run`. A file that is missing or broken is a note,
 never a crash: a report is most wanted of a run that went wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -12,6 +12,7 @@ from typing import Any
 
 from userrl_jax import scorecard
 
+FORGETTING_START = "forgetting_start.json"  # see `forgetting.note_start`
 # How the names of stages begin that GRPO is compared with.
 ARMS = ("continued", "rl_only")
 # Stages whose params a stage starts from: the first that the run has.
@@ -107,7 +108,7 @@ def read(run_dir: str | pathlib.Path, max_training: int) -> Run:
     ),
     forgetting_start=(
       _read_json(path, notes)
-      if (path := folder / "forgetting_start.json").exists()
+      if (path := folder / FORGETTING_START).exists()
       else {}
     ),
   )
@@ -120,6 +121,17 @@ def stages_before(stage: str, stages: Sequence[str]) -> list[str]:
   if before == "base":
     return []
   return [*stages_before(before, stages), before]
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Returns {dotted field: its value} of a config as it was kept."""
+  fields: dict[str, Any] = {}
+  for name, value in config.items():
+    if isinstance(value, Mapping):
+      fields |= flat(value, f"{prefix}{name}.")
+    else:
+      fields[f"{prefix}{name}"] = value
+  return fields
 
 
 def _read_json(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
