@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
+import signal
 import types
 
 import jax
@@ -170,6 +172,51 @@ def test_a_resumed_run_chooses_the_same(finished, tmp_path):
     if selection.SCORE in x
   ]
   assert looks(again) == looks(folder)
+
+
+def test_looks_that_are_cut_off_are_made_up_for(
+  finished, parts, tmp_path, monkeypatch, capfd
+):
+  """The last one of imitation, one amid a stage and the last of all."""
+  config, folder = finished
+  again = tmp_path / "again"
+  config = dataclasses.replace(config, out_dir=str(again))
+  num_steps = stages.counted(parts, stages.plan(parts)[0]).num_steps
+  for measure, step in (("_loss", num_steps), ("_score", 2), ("_score", 4)):
+    stage = {"_loss": "cold_start", "_score": "grpo"}[measure]
+    measured = getattr(selection.Selector, measure)
+
+    def end(self, params, measured=measured, step=step, stage=stage):
+      found = measured(self, params)
+      last = lines(again)[-1]
+      if (last["stage"], last["step"]) == (stage, step - 1):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("went on")
+      return found
+
+    with monkeypatch.context() as patch:
+      patch.setattr(selection.Selector, measure, end)
+      with pytest.raises(SystemExit) as ended:
+        train.main(config, COMMAND)
+    assert ended.value.code == 143
+    assert "ended by SIGTERM" in capfd.readouterr().out
+    assert (again / "checkpoints" / stage / str(step)).is_dir()
+    last = [x for x in lines(again) if x["stage"] == stage][-1]
+    assert last["step"] == step - 1 and "train/loss" in last
+  train.main(config, COMMAND)
+  assert selection.read(again) == selection.read(folder)
+  timeless = lambda place: [
+    {k: v for k, v in x.items() if "time" not in k and not k.endswith("_per_s")}
+    for x in lines(place)
+  ]
+  looked = lambda found: [x for x in found if "selection/" in str(x.keys())]
+  assert looked(timeless(again)) == looked(timeless(folder))
+  assert len(lines(again)) == len(lines(folder))
+  for name in ("cold_start", "grpo"):
+    path = pathlib.Path("evaluations") / f"{name}.json"
+    one, other = (json.loads((x / path).read_text()) for x in (again, folder))
+    assert one["pins"]["model"] == other["pins"]["model"]
+    assert one["macro"] == other["macro"]
 
 
 def test_a_look_is_better_by_its_own_measure_and_the_first_of_equals():

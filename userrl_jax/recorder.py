@@ -143,6 +143,7 @@ class Recorder:
       where = f"{self._next_step} of {stage.num_steps}"
       self._console.print(f"{stage.name}: goes on after step {where}")
     self._watch = diagnostics.Watch()
+    self._is_open = False
     if self._next_step == stage.num_steps:
       self._saver.close()
       return state, iter(())
@@ -150,14 +151,7 @@ class Recorder:
     self._tell_faults_of_dialogues(stage)
     if place is not None:
       self._stream.set_state(place)
-    if hosts.is_first():
-      self._open_writers()
-    self._watch = diagnostics.Watch(
-      self.lines_of_stage("metrics.jsonl"),
-      [line["name"] for line in self.lines_of_stage("diagnostics.jsonl")],
-      self._max_gap(),
-      self._parts.config.grpo.credit.credit,
-    )
+    self._open()
     self._step_start = time.monotonic()
     self._saver.begin(self._stream)
     return state, self._stream
@@ -223,7 +217,12 @@ class Recorder:
     self._step_start = time.monotonic()
 
   def note(self, step: int, numbers: Mapping[str, float]) -> None:
-    """Writes numbers of what was looked at after a step, not of the step."""
+    """Writes numbers of what was looked at after a step, not of the step.
+
+    Also of a complete stage, whose last look was cut off.
+    """
+    if not self._is_open:
+      self._open()
     self._parts.engine.take_counters()
     self._parts.user.take_counts()
     now = time.monotonic()
@@ -307,6 +306,18 @@ class Recorder:
         f"{stage.name}: {sum(faults.values())} invalid dialogues are left out "
         f"({counts})"
       )
+
+  def _open(self) -> None:
+    """Opens the files of the stage, and goes on watching it."""
+    self._is_open = True
+    if hosts.is_first():
+      self._open_writers()
+    self._watch = diagnostics.Watch(
+      self.lines_of_stage("metrics.jsonl"),
+      [line["name"] for line in self.lines_of_stage("diagnostics.jsonl")],
+      self._max_gap(),
+      self._parts.config.grpo.credit.credit,
+    )
 
   def _open_writers(self) -> None:
     names = self._parts.config.stages

@@ -100,12 +100,14 @@ class Saver:
       num_done: steps of the stage so far.
       state: after them; what runs inside does not change it.
     """
+    if self._store is None:  # the stage is complete, and kept
+      yield
+      return
     place = self._stream.get_state()
     try:
       with self._notice.released():
         yield
     except SystemExit:
-      assert self._store is not None
       if num_done > (self._store.latest_step() or 0):
         with _write_errors():
           self._save(num_done, state, place)

@@ -36,7 +36,8 @@ from userrl_jax.learning import learner
 from userrl_jax.models import lora
 from userrl_jax.models import qwen3
 
-LOSS, SCORE = "selection/loss", "selection/score"
+_PREFIX = "selection/"  # of all that a look finds
+LOSS, SCORE = f"{_PREFIX}loss", f"{_PREFIX}score"
 
 _ITERATION = -12  # of plays of held-back tasks: apart from all others
 _FILE = "selection.json"
@@ -73,6 +74,7 @@ class Selector:
     """
     self._parts, self._run, self._stage = parts, run, stage
     self._looks: list[Look] = []
+    self._last_look = 0  # steps before it, whatever it found
     self._is_on = bool(parts.dev_tasks) and stage.name in (
       *selection_rules.IMITATING,
       *selection_rules.PLAYING,
@@ -85,52 +87,61 @@ class Selector:
       self._every = settings.loss_every
       self._held_out = stages.held_out(parts, stage)
     known = self._known() if hosts.is_first() else []
-    self._looks = [
-      Look(num_steps, value, bool(stage.dialogues))
-      for num_steps, value in hosts.gather(known)[0]
-    ]
+    for num_steps, value in hosts.gather(known)[0]:
+      self._last_look = num_steps
+      if value is not None:
+        self._looks.append(Look(num_steps, value, bool(stage.dialogues)))
 
-  def _known(self) -> list[tuple[int, float]]:
+  def _known(self) -> list[tuple[int, float | None]]:
     """Returns the looks of an earlier process; drops what it does once more."""
     run, stage = self._run, self._stage
-    done = run.remaining().start if run.remaining() else stage.num_steps
+    name = LOSS if stage.dialogues else SCORE
+    known = [
+      (line["step"] + 1, line.get(name))
+      for line in run.lines_of_stage("metrics.jsonl")
+      if any(key.startswith(_PREFIX) for key in line)
+      and line["step"] < run.remaining().start
+    ]
+    # A look that was cut off may have kept its params already.
+    looked = {num_steps for num_steps, _ in known}
     folder = best_folder(self._parts.folder, stage.name)
     for path in folder.glob("[0-9]*"):
-      if path.name.isdigit() and int(path.name) > done:
+      if path.name.isdigit() and int(path.name) not in looked:
         shutil.rmtree(path)
-    name = LOSS if stage.dialogues else SCORE
-    return [
-      (line["step"] + 1, line[name])
-      for line in run.lines_of_stage("metrics.jsonl")
-      if name in line and line["step"] < done
-    ]
+    return known
 
   def look(
     self, num_done: int, state: learner.State, frozen: qwen3.Params | None
   ) -> None:
-    """Looks at a state, on schedule and at the end.
+    """Looks at a state, on schedule and at the end, unless it was looked at.
+
+    So a stage that goes on makes up for a look that was cut off: give it what
+    was restored.
 
     Args:
       num_done: steps of the stage so far.
       state: after them; it is left as it is.
       frozen: params that its adapters adapt, if it has any.
+
+    Raises:
+      SystemExit: when the run has to end, with the state kept; not amid the
+        writing of what the look found.
     """
-    if not self._is_on:
+    if not self._is_on or num_done == self._last_look:
       return
     is_last = num_done == self._stage.num_steps
     if num_done % self._every and not is_last:
       return
-    if self._looks and self._looks[-1].num_steps == num_done:
-      return
     hosts.enter("look")
-    params = lora.complete(state.params, frozen)
     measure = self._loss if self._stage.dialogues else self._score
-    numbers, value = measure(params)
+    with self._run.saving_what_is_done(num_done, state):
+      numbers, value = measure(lora.complete(state.params, frozen))
     if math.isfinite(value):
       look = Look(num_done, value, bool(self._stage.dialogues))
       if look.beats(self._best):
         self._keep(num_done, state)
       self._looks.append(look)
+    self._last_look = num_done
     self._run.note(num_done - 1, numbers)
 
   def chosen(self, params: qwen3.Params) -> qwen3.Params:
@@ -185,7 +196,7 @@ class Selector:
       parts, params, list(self._held_out), all_ids=False
     )
     loss = math.log(perplexity)
-    return {LOSS: loss, "selection/num_tokens": float(num_tokens)}, loss
+    return {LOSS: loss, f"{_PREFIX}num_tokens": float(num_tokens)}, loss
 
   def _score(self, params: qwen3.Params) -> tuple[dict[str, float], float]:
     parts, e = self._parts, self._parts.config.evaluation
@@ -199,7 +210,9 @@ class Selector:
     )
     found = metrics.summarize_groups(groups)
     own = {n: v for n, v in found.items() if n.startswith("score/")}
-    numbers = {f"selection/{name}": v for name, v in own.items()}
+    numbers = {f"{_PREFIX}{name}": v for name, v in own.items()}
+    valid = [t for group in groups for t in group.trajectories if t.is_valid]
+    numbers[f"{_PREFIX}num_valid"] = float(len(valid))
     gyms = {task.gym for task in parts.dev_tasks}
     name = f"score/{next(iter(gyms))}" if len(gyms) == 1 else "score/macro"
     if name not in own:  # a gym has no valid episode, so there is no mean

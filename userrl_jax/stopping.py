@@ -4,7 +4,7 @@ In: SIGTERM or SIGINT; where hosts are joined, one that any of them gets. Out:
 `SystemExit` with 128 and the signal's number (143 for SIGTERM):
 
   at once    where the state is not being changed: while things are prepared,
-             in a rollout, in an evaluation
+             in a rollout, in a look at held-back tasks, in an evaluation
   held back  in an update, until the step is done and can be kept
 
 An open rollout is given up, not waited for: its users may think for minutes,

@@ -71,6 +71,7 @@ def reinforce(
   make_stream = lambda: stages.stream(parts, stage)
   state, tasks = run.begin(stage, state, make_stream, update)
   best = selection.Selector(parts, run, stage)
+  best.look(run.remaining().start, state, beside["frozen"])
   measure_gaps = token_gaps.make(parts, stage)
   with ahead.collector(parts, tasks, stage.num_steps) as collect:
     for iteration in run.remaining():
@@ -108,6 +109,7 @@ def imitate(
   make_stream = lambda: stages.stream(parts, stage)
   state, dialogues = run.begin(stage, state, make_stream, update)
   best = selection.Selector(parts, run, stage)
+  best.look(run.remaining().start, state, frozen)
   for step in run.remaining():
     batch, packed = batching.pack_demonstrations(
       next(dialogues),
