@@ -24,15 +24,24 @@ case "${arguments[0]}" in
   *) echo "error: the experiment must be a, b, c, d or e, got ${arguments[0]}" >&2
     exit 2 ;;
 esac
+seeds=${SEEDS:-$seeds}
 sweep() {
   words=("$python" launch/sweep.py --config="configs/ablations/$1.py")
-  words+=(--out_dir="runs/ablations/$1" --grid=seed="${SEEDS:-$2}")
+  words+=(--out_dir="runs/ablations/$1" --grid=seed="$2")
   words+=(--jobs="${JOBS:-2}" "${@:3}")
 }
 install ""
 if [ "$name" != cold_start ]; then
-  sweep cold_start 0,1,2,3,4
+  sweep cold_start "${SEEDS:-0,1,2,3,4}"
   run "${words[@]}"
+fi
+if [ "$name" = users ]; then # a row of the matrix: who is not trained on
+  for seed in ${seeds//,/ }; do
+    run "$python" -m userrl_jax.evaluate --config=configs/ablations/users.py \
+      --config.seed="$seed" \
+      --config.out_dir="runs/ablations/users_start/seed=$seed" \
+      "${arguments[@]:1}"
+  done
 fi
 sweep "$name" "$seeds" "${arguments[@]:1}"
 become "${words[@]}"

@@ -1,6 +1,8 @@
 """Reports of experiments, from runs whose numbers are known."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -293,6 +295,40 @@ def test_text_and_page_say_the_same(report):
   for title in values["sections"]:
     assert f"## {title}" in text and f"<h2>{title}</h2>" in page.read_text()
   assert text.count("| holds |") == 4
+
+
+def test_other_runs_stand_beside_and_are_in_no_test(report, members, tmp_path):
+  names = {seed: f"arm=poor,seed={seed}" for seed in SEEDS}
+  folder = members[0].folder.parent
+  shutil.copytree(folder, tmp_path / "runs")
+  elsewhere = tmp_path / "runs" / names[1]
+  path = elsewhere / "evaluations" / "grpo.json"
+  text = path.read_text()
+  assert "t0" in text
+  path.write_text(text.replace("t0", "other"))
+  shutil.rmtree(tmp_path / "runs" / names[2])
+  start = experiments.Beside(
+    "start", f"{tmp_path}/runs/arm=poor,seed={{seed}}", "grpo"
+  )
+  experiment = dataclasses.replace(EXPERIMENT, beside=(start,))
+  page, text = sweep_report.write(tmp_path, members, experiment)
+  values = json.loads(page.with_suffix(".json").read_text())
+  assert values["tests"] == report[0]["tests"]
+  assert values["notes"] == [
+    f"start: {elsewhere} was evaluated on other tasks",
+    f"start: no grpo of {tmp_path / 'runs' / names[2]}",
+  ]
+  rows = _rows((values,), "Treatments")
+  assert list(rows) == ["start", *ARMS] and rows["start"]["runs"] == "3"
+  for row in rows["start"]["of runs"].split():
+    assert row in rows["poor"]["of runs"].split()
+  assert "in no test: start." in text
+  # Paired with the same seeds: nothing, seed by seed.
+  differences = _rows((values,), "Every difference of scores")
+  assert differences["start"]["poor"] == "+0.000 (+0.000 to +0.000)"
+  assert "start" in _rows((values,), "Trained with, met")
+  for title in ("Turns against score", "What treatments differ in", "Training"):
+    assert values["sections"][title] == report[0]["sections"][title]
 
 
 def test_what_is_not_finished_is_told(members, tmp_path):

@@ -5,6 +5,7 @@ each a table, some with a chart, and the same numbers for programs.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -24,19 +25,33 @@ _PAIRS_RESAMPLES = 2000  # of each of many differences that nobody planned
 
 
 def sections(
-  experiment: experiments.Experiment, results: experiment_results.Results
+  experiment: experiments.Experiment,
+  results: experiment_results.Results,
+  others: experiment_results.Results | None = None,
 ) -> tuple[list[pages.Section], dict[str, Any]]:
-  """Returns the parts of an experiment's report, and their numbers."""
+  """Returns the parts of an experiment's report, and their numbers.
+
+  Args:
+    experiment: what was asked.
+    results: of its treatments.
+    others: of what stands beside them, by name.
+  """
   tests = experiment_results.planned(experiment, results)
+  every = {**(others or {}), **results}
+  first = treatments(every)
+  if others:
+    names = ", ".join(others)
+    text = f"{first.text} Of other runs of the same seeds, in no test: {names}."
+    first = dataclasses.replace(first, text=text)
   made = [
-    treatments(experiment, results),
+    first,
     _tests_section(tests),
-    differences(results),
+    differences(every),
   ]
   made += [
     section
     for section in (
-      users(results),
+      users(every),
       trade_off(results) if experiment.has_trade_off else None,
       ranks(experiment, results),
       experiment_training.curves(results),
@@ -52,9 +67,7 @@ def sections(
   return made, values
 
 
-def treatments(
-  experiment: experiments.Experiment, results: experiment_results.Results
-) -> pages.Section:
+def treatments(results: experiment_results.Results) -> pages.Section:
   """Returns the scores of every treatment: means over its runs."""
   first = next((r for own in results.values() for r in own.values()), None)
   gyms = list(first.evaluation.gyms) if first else []
@@ -62,8 +75,7 @@ def treatments(
   head += ["of runs", "turns", "time-weighted", "success", "perplexity"]
   head += ["valid calls", "invalid", "found in training"]
   rows, estimates = [], []
-  for name in experiment.treatments:
-    own = results.get(name, {})
+  for name, own in results.items():
     if not own:
       rows.append([name, "0", *[""] * (len(head) - 2)])
       continue

@@ -7,6 +7,7 @@ runs (`statistics.paired_macro_difference`).
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,35 @@ def result(
     training(run, stage),
     run.config,
   )
+
+
+def beside(
+  other: experiments.Beside, results: Results
+) -> tuple[dict[int, Result], list[str]]:
+  """Returns other runs of the seeds that there are, and what is wrong.
+
+  Left out is what was evaluated on other tasks than the treatments were.
+  """
+  found: dict[int, Result] = {}
+  problems = []
+  of_seed = {seed: one for own in results.values() for seed, one in own.items()}
+  for seed in sorted(of_seed):
+    folder = pathlib.Path(other.folder.format(seed=seed))
+    one = None
+    if (folder / "config.json").exists():
+      run = run_folder.read(folder, max_training=0)
+      one = result(run, other.evaluation)
+    if one is None:
+      problems.append(f"{other.name}: no {other.evaluation} of {folder}")
+    elif _tasks(one) != _tasks(of_seed[seed]):
+      problems.append(f"{other.name}: {folder} was evaluated on other tasks")
+    else:
+      found[seed] = one
+  return found, problems
+
+
+def _tasks(result: Result) -> dict[str, set[str]]:
+  return {gym: set(tasks) for gym, tasks in result.evaluation.scores.items()}
 
 
 def training(run: run_folder.Run, stage: str) -> Training:

@@ -36,6 +36,15 @@ class Test:
 
 
 @dataclasses.dataclass(frozen=True)
+class Beside:
+  """Runs of another recipe, of the same seeds: in tables, in no test."""
+
+  name: str
+  folder: str  # of a run; {seed} stands for its seed
+  evaluation: str  # of it
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
   """What is compared: treatments, each an arm, or a stage where several are.
 
@@ -47,6 +56,7 @@ class Experiment:
   stages: tuple[str, ...] = ("grpo",)  # that are compared, of every run
   tests: tuple[Test, ...] = ()
   has_trade_off: bool = False  # of score and turns
+  beside: tuple[Beside, ...] = ()
   # The treatment whose training episodes are credited anew, to see which credit
   # follows what turns told; empty: none.
   ranks_of: str = ""
@@ -121,6 +131,9 @@ def of(argv: Sequence[str]) -> Experiment | None:
 
 def _problems(experiment: Experiment) -> Iterator[str]:
   known = experiment.treatments
+  for other in experiment.beside:
+    if other.name in known:
+      yield f"{NAME}: what is beside must not be named {other.name}, as an arm"
   named = [name for t in experiment.tests for name in (t.above, t.below)]
   for name in [*named, *filter(None, [experiment.ranks_of])]:
     if name not in known:

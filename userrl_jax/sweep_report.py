@@ -180,7 +180,11 @@ def _experiment(
         notes.append(f"{member.name}: no score of {stage}")
         continue
       results[name][int(run.config["seed"])] = one
-  made, values = experiment_report.sections(experiment, results)
+  others = {}
+  for other in experiment.beside:
+    others[other.name], problems = experiment_results.beside(other, results)
+    notes += problems
+  made, values = experiment_report.sections(experiment, results, others)
   return made, {**values, "notes": notes}, notes
 
 

@@ -25,10 +25,12 @@ _ARMS = {  # credit of turns, score of trajectories, spread
   "information": ("information", "r2g", "scaled"),
   "signed": ("r2g", "r2g", "signed"),
 }
+_STARTS = "runs/ablations/cold_start/seed={seed}"
 _test = experiments.Test
 EXPERIMENT = experiments.Experiment(
   "Which credit of turns and which score of trajectories?",
   arms=tuple(_ARMS),
+  beside=(experiments.Beside("cold start", _STARTS, "cold_start"),),
   tests=(
     _test("learned above R2G", "predicted", "r2g_r2g", is_primary=True),
     _test("score r2g above sum", "equalized_r2g", "equalized_sum"),
@@ -49,6 +51,6 @@ def get_config(arm: str = "equalized_r2g") -> config_lib.Config:
   c = flags.load_recipe(str(pathlib.Path(__file__).parent / "cold_start.py"))
   c.out_dir = f"runs/ablations/credits/arm={arm},seed=0"
   c.stages = ("grpo",)
-  c.init_from = "runs/ablations/cold_start/seed={seed}/checkpoints/cold_start"
+  c.init_from = f"{_STARTS}/checkpoints/cold_start"
   c.grpo.credit.credit, c.grpo.credit.score, c.grpo.credit.spread = _ARMS[arm]
   return c

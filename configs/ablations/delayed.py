@@ -25,10 +25,12 @@ _ARMS = {  # credit of turns, score of trajectories, turn that pays
   "r2g_at_once": ("equalized", "r2g", 0),
   "r2g_credit_held": ("r2g", "r2g", 8),
 }
+_STARTS = "runs/ablations/cold_start/seed={seed}"
 _test = experiments.Test
 EXPERIMENT = experiments.Experiment(
   "What do late rewards cost, by score?",
   arms=tuple(_ARMS),
+  beside=(experiments.Beside("cold start", _STARTS, "cold_start"),),
   tests=(
     _test("r2g: at once above held", "r2g_at_once", "r2g_held"),
     _test("held: sum above r2g", "sum_held", "r2g_held"),
@@ -43,7 +45,7 @@ def get_config(arm: str = "r2g_held") -> config_lib.Config:
   c = flags.load_recipe(str(pathlib.Path(__file__).parent / "cold_start.py"))
   c.out_dir = f"runs/ablations/delayed/arm={arm},seed=0"
   c.stages = ("grpo",)
-  c.init_from = "runs/ablations/cold_start/seed={seed}/checkpoints/cold_start"
+  c.init_from = f"{_STARTS}/checkpoints/cold_start"
   credit = c.grpo.credit
   credit.credit, credit.score, credit.hold_until = _ARMS[arm]
   return c

@@ -23,10 +23,12 @@ _ARMS = {  # off the score, a turn
   "penalty_0.1": 0.1,
   "penalty_0.3": 0.3,
 }
+_STARTS = "runs/ablations/cold_start/seed={seed}"
 _test = experiments.Test
 EXPERIMENT = experiments.Experiment(
   "How much score do fewer turns cost?",
   arms=tuple(_ARMS),
+  beside=(experiments.Beside("cold start", _STARTS, "cold_start"),),
   tests=(
     _test("turns: free above 0.1", "free", "penalty_0.1", "turns"),
     _test("score: free above 0.1", "free", "penalty_0.1"),
@@ -42,6 +44,6 @@ def get_config(arm: str = "free") -> config_lib.Config:
   c = flags.load_recipe(str(pathlib.Path(__file__).parent / "cold_start.py"))
   c.out_dir = f"runs/ablations/efficiency/arm={arm},seed=0"
   c.stages = ("grpo",)
-  c.init_from = "runs/ablations/cold_start/seed={seed}/checkpoints/cold_start"
+  c.init_from = f"{_STARTS}/checkpoints/cold_start"
   c.grpo.credit = config_lib.Credit(score="sum", turn_penalty=_ARMS[arm])
   return c

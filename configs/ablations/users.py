@@ -22,12 +22,14 @@ _ARMS = {
   "weak": ("wrong", "noisy"),  # errs and misspells, as a small model does
   "everybody": ("everybody",),
 }
-# impatient stands for a strict user, chatty for a lenient one.
+# impatient is the strict user, plain the lenient one.
 _MET = ("plain", "impatient", "chatty", "noisy", "terse", "adversarial")
+_STARTS = "runs/ablations/users_start/seed={seed}"  # by launch/ablations.sh
 _test = experiments.Test
 EXPERIMENT = experiments.Experiment(
   "Does an agent that was trained with one user serve another?",
   arms=tuple(_ARMS),
+  beside=(experiments.Beside("cold start", _STARTS, "cold_start@800"),),
   tests=(
     _test(
       "a weak user teaches to serve a plain one, but for 0.05",
