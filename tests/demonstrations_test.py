@@ -169,7 +169,9 @@ def test_a_cold_start_imitates_them(oracle, tmp_path, capsys):
   assert streams["oracle"] == streams[str(path)]  # the same ids, and turns
   total = sum(of["kept"] for of in report["gyms"].values())
   assert total == len(played)
-  assert f"{total} of {total} dialogues are kept" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert f"{total} of {total} dialogues are kept" in out
+  assert "of no use here: cold_start.num_tasks, cold_start.num_tries, " in out
 
 
 def test_a_wrong_source_is_refused_before_anything_compiles(oracle, tmp_path):

@@ -33,6 +33,9 @@ from userrl_jax.learning import soundness
 from userrl_jax.models import qwen3
 
 _ORACLE = "oracle"  # of cold_start.source: what is no path
+_OF_ORACLE = tuple(
+  f"cold_start.{name}" for name in ("num_tasks", "num_tries", "top_k", "noise")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,7 +357,10 @@ def _imported(parts: assembly.Parts) -> list[types.Trajectory]:
     held_out_gyms=c.evaluation.held_out_gyms,
     min_score=c.cold_start.min_score,
   )
-  print(f"cold_start.source {c.cold_start.source}: {report}")
+  print(
+    f"cold_start.source {c.cold_start.source}: {report}\n"
+    f"  of the oracle, and of no use here: {', '.join(_OF_ORACLE)}"
+  )
   return made
 
 
