@@ -9,6 +9,7 @@ import pytest
 
 from userrl_jax import diagnostics
 from userrl_jax import provocations
+from userrl_jax import transfer
 
 GYMS = ("function", "telepathy", "travel")
 NUM_STEPS = 60
@@ -164,9 +165,17 @@ def hacks(step, numbers):
   return numbers
 
 
+def sinks(step, numbers):
+  """Loses half of the score within ten steps, and what is left stays."""
+  share = min(max(step - 40, 0) / 10, 1) * 0.5
+  low = {n: (1 - share) * v for n, v in numbers.items() if "score/" in n}
+  return numbers | low
+
+
 # Illness -> (what happens to a healthy run, words of the message).
 ILL = {
   "collapse": (collapses, "gradient norm up to .*credit=equalized"),
+  "decline": (sinks, "from 0.6.* to 0.3.*credit=equalized, or grpo.kl_coef"),
   "early_plateau": (stays_low, "stays near 0.0.* cold start"),
   "dead_groups": (falls_to(0.9, "group/flat_share"), "90% of groups"),
   "entropy_collapse": (falls_to(0.004, "train/entropy"), "to 0.004 nats"),
@@ -268,12 +277,12 @@ def evaluation(**scores):
   ],
 )
 def test_poor_transfer(scores, is_poor):
-  found = diagnostics.poor_transfer(evaluation(**scores), healthy(seed=9))
-  assert [f.name for f in found] == ["poor_transfer"] * is_poor
-  for finding in found:
-    assert "gyms.num_train_tasks" in finding.message
-    assert "selection.num_tasks, and selection.use" in finding.message
-    assert "dev" not in finding.message or "dev" in scores
+  told = transfer.of_evaluation(evaluation(**scores), healthy(seed=9))
+  assert bool(told) == is_poor
+  if told:
+    assert "gyms.num_train_tasks" in told
+    assert "selection.num_tasks, and selection.use" in told
+    assert "dev" not in told or "dev" in scores
 
 
 @pytest.mark.parametrize(
@@ -284,8 +293,8 @@ def test_poor_transfer(scores, is_poor):
   ],
 )
 def test_poor_transfer_says_between_what(scores, words):
-  (found,) = diagnostics.poor_transfer(evaluation(**scores), healthy(seed=9))
-  assert words in found.message
+  told = transfer.of_evaluation(evaluation(**scores), healthy(seed=9))
+  assert words in told
 
 
 def looks(history, every=10, **columns):
@@ -333,14 +342,14 @@ def test_every_look_has_its_illness():
 
 
 def test_transfer_is_unknown_without_both_sides():
-  assert diagnostics.poor_transfer(evaluation(test=0.1)) == []
+  assert transfer.of_evaluation(evaluation(test=0.1)) == ""
   dead = evaluation(fresh=0.9, test=0.1)
   dead["splits"]["test"]["travel"]["score"] = None
-  assert diagnostics.poor_transfer(dead) == []
+  assert transfer.of_evaluation(dead) == ""
   wide = evaluation(fresh=0.9, test=0.5)
   for gym in wide["splits"]["test"].values():
     gym |= {"low": -1.0, "high": 2.0}
-  assert diagnostics.poor_transfer(wide) == []
+  assert transfer.of_evaluation(wide) == ""
 
 
 # Of quickstart runs: numbers of their stages, three digits kept.
@@ -351,7 +360,10 @@ REAL = json.loads(
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_runs(name):
-  """GRPO learned after a cold start; without one it stayed near 0."""
+  """GRPO learned after a cold start; without one it stayed near 0.
+
+  Naive credit lost half of what the cold start could do.
+  """
   assert sum(name.startswith("grpo") for name in REAL) >= 5
   columns = REAL[name]
   rows = zip(*columns.values(), strict=True)
@@ -359,6 +371,8 @@ def test_real_runs(name):
   found = ever(history, max_gap=diagnostics.MAX_EXACT_GAP)
   if name.startswith("grpo"):
     assert found == set() and quiet(history, len(name)) == []
+  elif name.startswith("naive"):
+    assert "decline" in found and found <= {"decline", "early_plateau"}
   else:
     assert {"malformed", "early_plateau"} <= found
     assert found <= {"malformed", "early_plateau", "truncation", "dead_groups"}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from userrl_jax import series
+from userrl_jax import transfer
 
 Numbers = series.Numbers  # of one step
 
@@ -22,11 +23,6 @@ TREND = 20  # steps that a line is fitted to
 # Nats a token between sampled and recomputed log-probs, on average, that
 # rounding or staleness may explain; and with float32 and the same params.
 MAX_GAP, MAX_EXACT_GAP = 0.05, 1e-3
-
-# The first that is there is compared. Split dev is for choosing and test is
-# not; fresh tasks are held out, though not their structures, from train alone.
-_HELD_IN = ("train", "fresh")
-_HELD_OUT = ("dev", "fresh", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +48,7 @@ def diagnose(
   checks = CHECKS | {
     "logprob_gap": functools.partial(logprob_gap, limit=max_gap),
     "collapse": functools.partial(collapse, credit=credit),
+    "decline": functools.partial(decline, credit=credit),
   }
   found = [(name, check(history)) for name, check in checks.items()]
   return [Finding(name, message) for name, message in found if message]
@@ -96,7 +93,8 @@ class Watch:
 
   def evaluation(self, summary: Mapping[str, Any]) -> list[Finding]:
     """Returns what an evaluation of the stage's params shows, told once."""
-    return self._new(poor_transfer(summary, self.history))
+    message = transfer.of_evaluation(summary, self.history)
+    return self._new([Finding("poor_transfer", message)] if message else [])
 
   def _new(self, found: Sequence[Finding]) -> list[Finding]:
     new = [finding for finding in found if finding.name not in self._told]
@@ -110,7 +108,7 @@ def collapse(history: Sequence[Numbers], credit: str = "") -> str:
   The last window's mean is at most a fifth of the best one's, which was 0.15
   or more, and the fall is above 4 standard errors of a window's mean.
   """
-  scores = series.finite_values(history, _score)
+  scores = series.finite_values(history, series.score)
   if len(scores) < 2 * WINDOW:
     return ""
   windows = np.convolve(scores, np.ones(WINDOW) / WINDOW, "valid")
@@ -136,13 +134,39 @@ def collapse(history: Sequence[Numbers], credit: str = "") -> str:
   )
 
 
+def decline(history: Sequence[Numbers], credit: str = "") -> str:
+  """Finds a score that was better before, though it is no collapse.
+
+  The mean of the last 10 steps is at most 0.7 of the best one's, which was 0.15
+  or more; the fall is 0.1 or more, and above 4 standard errors of a mean.
+  """
+  scores, size = series.finite_values(history, series.score), 2 * WINDOW
+  if len(scores) < 2 * size or collapse(history):
+    return ""
+  windows = np.convolve(scores, np.ones(size) / size, "valid")
+  best, last = windows.max(), windows[-1]
+  noise = series.noise(scores) / size**0.5
+  if best < 0.15 or last > 0.7 * best or best - last < max(0.1, 4 * noise):
+    return ""
+  remedy = "grpo.credit.credit=equalized"
+  if credit == "equalized":
+    remedy = "a lower grpo.optimizer.learning_rate"
+  return (
+    f"the score fell from {best:.2f} to {last:.2f}, means of {size} steps; try "
+    f"{remedy}, or grpo.kl_coef, which keeps the policy near its start; "
+    "selection.use keeps the best checkpoint"
+  )
+
+
 def early_plateau(history: Sequence[Numbers]) -> str:
   """Finds a low score that does not rise.
 
   A line through the last 20 steps rises by 0.02 or less, below a score of 0.3.
   """
-  scores = series.finite_values(history, _score)[-TREND:]
-  if len(scores) < TREND or scores.mean() >= 0.3 or collapse(history):
+  scores = series.finite_values(history, series.score)[-TREND:]
+  if len(scores) < TREND or scores.mean() >= 0.3:
+    return ""
+  if collapse(history) or decline(history):  # it was better before
     return ""
   gain, _ = series.trend(scores)
   if gain > 0.02:
@@ -159,7 +183,7 @@ def dead_groups(history: Sequence[Numbers]) -> str:
   flat = series.last(history, "group/flat_share")
   if flat is None or flat < 0.75:
     return ""
-  scores = series.finite_values(history, _score)[-WINDOW:]
+  scores = series.finite_values(history, series.score)[-WINDOW:]
   level = scores.mean() if scores.size else 0.0
   remedy = "a larger grpo.group_size or a higher rollout.temperature"
   if level > 0.8:
@@ -251,7 +275,7 @@ def reward_hack(history: Sequence[Numbers]) -> str:
   0.05 or more, and both are beyond 3 standard errors of the line.
   """
   gyms = sorted(
-    {n[len("success/") :] for h in history for n in _of(h, "success")}
+    {n[len("success/") :] for h in history for n in series.of(h, "success")}
   )
   seen = []
   for gym in gyms:
@@ -292,35 +316,9 @@ def overfitting(history: Sequence[Numbers]) -> str:
   )
 
 
-def held_back_lag(history: Sequence[Numbers]) -> str:
-  """Finds held-back tasks that go far worse than those that are trained on.
-
-  Each of the last 3 looks is compared with the window of scores before it, so
-  that a steep rise is no lag. The mean of looks is at most 0.7 of that of
-  windows, 0.15 below, and beyond 2 standard errors of their differences.
-  """
-  name, pairs = "selection/score", []
-  for place, numbers in enumerate(history):
-    if len(look := series.named([numbers], name)):
-      scores = series.finite_values(history[:place], _score)[-WINDOW:]
-      if len(scores) == WINDOW:
-        pairs.append((scores.mean(), look[0]))
-  if len(pairs) < 3:
-    return ""
-  inner, outer = np.array(pairs[-3:]).T
-  inside, outside = inner.mean(), outer.mean()
-  error = (inner - outer).std(ddof=1) / 3**0.5
-  if inside - outside < max(0.15, 0.3 * inside, 2 * error):
-    return ""
-  return (
-    f"held-back tasks score {outside:.2f}, those that are trained on "
-    f"{inside:.2f}; try more tasks (gyms.num_train_tasks), more gyms.names and "
-    "gyms.levels, or fewer steps: selection.use with this stage"
-  )
-
-
 CHECKS: dict[str, Callable[[Sequence[Numbers]], str]] = {
   "collapse": collapse,
+  "decline": decline,
   "early_plateau": early_plateau,
   "dead_groups": dead_groups,
   "entropy_collapse": entropy_collapse,
@@ -335,70 +333,5 @@ CHECKS: dict[str, Callable[[Sequence[Numbers]], str]] = {
 # Of what looks at held-back tasks find, see `selection`.
 LOOKS: dict[str, Callable[[Sequence[Numbers]], str]] = {
   "overfitting": overfitting,
-  "poor_transfer": held_back_lag,
+  "poor_transfer": transfer.of_looks,
 }
-
-
-def poor_transfer(
-  evaluation: Mapping[str, Any], history: Sequence[Numbers] = ()
-) -> list[Finding]:
-  """Returns a finding when held-out tasks go far worse than held-in ones.
-
-  Held out is split dev, without it fresh where train was played, too, or else
-  test. Held in is train or fresh; without these, the last training steps.
-  Held-out scores are at most 0.7 of the held-in ones, 0.1 below, and beyond 2
-  standard errors.
-
-  Args:
-    evaluation: as `scorecard.Evaluation.to_dict` gives it.
-    history: of the stage that it evaluates.
-  """
-  inner = _first(evaluation, _HELD_IN)
-  outer = _first(evaluation, [s for s in _HELD_OUT if s != inner])
-  held_in, held_out = _macro(evaluation, inner), _macro(evaluation, outer)
-  scores = series.finite_values(history, _score)[-WINDOW:]
-  if held_in is None and len(scores) == WINDOW:
-    inner = ""
-    held_in = scores.mean(), scores.std(ddof=1) / WINDOW**0.5
-  if held_in is None or held_out is None:
-    return []
-  (inside, error_in), (outside, error_out) = held_in, held_out
-  gap, error = inside - outside, np.hypot(error_in, error_out)
-  if gap < max(0.1, 0.3 * inside, 2 * error):
-    return []
-  than = f"those of {inner}" if inner else "the last trained ones"
-  message = (
-    f"tasks of split {outer} score {outside:.2f}, {than} {inside:.2f}; try "
-    "more tasks (gyms.num_train_tasks), more gyms.names and gyms.levels, or "
-    "fewer steps: selection.num_tasks, and selection.use with this stage"
-  )
-  return [Finding("poor_transfer", message)]
-
-
-def _first(evaluation: Mapping[str, Any], splits: Sequence[str]) -> str:
-  """Returns the first of some splits that was evaluated, "" without any."""
-  return next((s for s in splits if evaluation["splits"].get(s)), "")
-
-
-def _macro(
-  evaluation: Mapping[str, Any], split: str
-) -> tuple[float, float] | None:
-  """Returns a split's mean over gyms and its standard error."""
-  gyms = list(evaluation["splits"].get(split, {}).values())
-  if not gyms or any(gym["score"] is None for gym in gyms):
-    return None
-  errors = [(gym["high"] - gym["low"]) / (2 * 1.96) for gym in gyms]
-  mean = float(np.mean([gym["score"] for gym in gyms]))
-  return mean, float(np.linalg.norm(errors)) / len(gyms)
-
-
-def _score(numbers: Numbers) -> float | None:
-  """Returns the mean of gyms; None where one has no valid episode."""
-  own = _of(numbers, "score")
-  if len(own) > 1:
-    return numbers.get("score/macro")
-  return next(iter(own.values()), None)
-
-
-def _of(numbers: Numbers, subject: str) -> dict[str, float]:
-  return {n: v for n, v in numbers.items() if n.startswith(f"{subject}/")}

@@ -64,3 +64,16 @@ def trend(values: np.ndarray) -> tuple[float, float]:
   error = np.sqrt(rest @ rest / (len(values) - 2) / (x @ x))
   length = len(values) - 1
   return float(slope * length), float(error * length)
+
+
+def score(numbers: Numbers) -> float | None:
+  """Returns the mean of gyms; None where one has no valid episode."""
+  own = of(numbers, "score")
+  if len(own) > 1:
+    return numbers.get("score/macro")
+  return next(iter(own.values()), None)
+
+
+def of(numbers: Numbers, subject: str) -> dict[str, float]:
+  """Returns a subject's values, such as `success/<gym>`, by full name."""
+  return {n: v for n, v in numbers.items() if n.startswith(f"{subject}/")}
