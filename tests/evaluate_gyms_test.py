@@ -37,7 +37,7 @@ def get_config():
 NUM_EPISODES = 8 * 64 * 2
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_killed_evaluation_repeats_no_finished_episode(tmp_path, root):
   """Eight gyms x two users x 64 tasks; the same numbers as without a kill."""
   recipe = tmp_path / "recipe.py"
