@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -52,16 +53,17 @@ def get_config():
   c.hosts.heartbeat_timeout_s = 20
   return c
 """
-# What `python -m userrl_jax.train` does. A doomed host sends itself a signal
-# when it comes to a phase for the n-th time, and the coordinator knows. At
-# SIGUSR1 it hangs: nothing of the run goes on, but its threads do.
+# What `python -m userrl_jax.train`, or `.evaluate`, does. A doomed host sends
+# itself a signal when it comes to a phase for the n-th time, and the
+# coordinator knows. At SIGUSR1 it hangs: nothing of the run goes on, but its
+# threads do.
 PROGRAM = """
-import os, signal, sys, threading, time
+import importlib, os, signal, sys, threading, time
 from userrl_jax import flags
 from userrl_jax import hosts
-from userrl_jax import train
 
-_, number, phase, times, *argv = sys.argv
+_, entry, number, phase, times, *argv = sys.argv
+main = importlib.import_module(f"userrl_jax.{entry}").main
 
 def signal_itself():
   seen = set()
@@ -76,7 +78,7 @@ def signal_itself():
 signal.signal(signal.SIGUSR1, lambda *_: time.sleep(3600))
 if int(number):
   threading.Thread(target=signal_itself, daemon=True).start()
-flags.run(hosts.joined(train.main), argv)
+flags.run(hosts.joined(main), argv)
 """
 
 
@@ -98,12 +100,12 @@ class Place:
     """Trains the model that all others start from."""
     finished([self._start("start", "--config.stages=base")])
 
-  def start(self, name, *flags):
+  def start(self, name, *flags, entry="train"):
     """Starts a run in one process with eight devices."""
-    flags += (*self._init_from(), "--config.mesh.cpu_devices=8")
-    return self._start(name, *flags)
+    own = (*self._init_from(), "--config.mesh.cpu_devices=8")
+    return self._start(name, *own, *flags, entry=entry)
 
-  def start_two(self, name, *flags, doomed=None, when=()):
+  def start_two(self, name, *flags, doomed=None, when=(), entry="train"):
     """Starts two hosts; one may be doomed, `when` (signal, phase, times)."""
     with socket.socket() as free:
       free.bind(("localhost", 0))
@@ -117,6 +119,7 @@ class Place:
         "--config.mesh.cpu_devices=4",
         *self._init_from(),
         *flags,
+        entry=entry,
         **({"when": when} if i == doomed else {}),
       )
       for i in range(2)
@@ -125,10 +128,10 @@ class Place:
   def _init_from(self):
     return [f"--config.init_from={self.folder}/start/checkpoints/base"]
 
-  def _start(self, name, *flags, when=(0, "", 0)):
+  def _start(self, name, *flags, entry="train", when=(0, "", 0)):
     return subprocess.Popen(
       [
-        *(sys.executable, "-c", PROGRAM, *map(str, when)),
+        *(sys.executable, "-c", PROGRAM, entry, *map(str, when)),
         f"--config={self.folder / 'recipe.py'}",
         *(f"--config.out_dir={self.folder / name}", *flags),
       ],
@@ -140,16 +143,31 @@ class Place:
     )
 
 
-def finished(processes, code=0):
+def ended(processes):
   """Waits for the end of processes; returns (output, errors) of each."""
   try:
-    outputs = [process.communicate(timeout=800) for process in processes]
+    return [process.communicate(timeout=800) for process in processes]
   finally:
     for process in processes:
       process.kill()
+
+
+def finished(processes, code=0):
+  """Does the same, of processes that end with this code."""
+  outputs = ended(processes)
   for process, (_, errors) in zip(processes, outputs, strict=True):
     assert process.returncode == code, errors
   return outputs
+
+
+def stopped(folder, name, num_done):
+  """Copies a run as it was after so many steps; returns where to."""
+  copy = folder.with_name(name)
+  shutil.copytree(folder, copy)
+  shutil.rmtree(copy / "evaluations")
+  for step in range(num_done + 1, NUM_STEPS + 1):
+    shutil.rmtree(copy / "checkpoints" / "grpo" / str(step))
+  return copy
 
 
 def lines(path):
@@ -213,3 +231,9 @@ def tasks_of_hosts(folder):
   for t in lines(folder / "transcripts" / "grpo.jsonl"):
     found[t["step"], t.get("host", 0)].add((t["gym"], t["task"]))
   return found
+
+
+def hosts_by_step(folder):
+  """Returns which hosts played in each step."""
+  who = sorted(tasks_of_hosts(folder))
+  return [[host for at, host in who if at == step] for step in range(NUM_STEPS)]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -62,41 +61,22 @@ def test_two_hosts_train_what_one_does(two, alone):
     assert evaluations[0][name] == evaluations[1][name], name
 
 
-def _stopped(folder, name, num_done):
-  """Copies a run as it was after so many steps; returns where to."""
-  copy = folder.with_name(name)
-  shutil.copytree(folder, copy)
-  shutil.rmtree(copy / "evaluations")
-  for step in range(num_done + 1, hosting.NUM_STEPS + 1):
-    shutil.rmtree(copy / "checkpoints" / "grpo" / str(step))
-  return copy
-
-
 @pytest.mark.exhaustive
 def test_what_two_hosts_began_one_process_ends(place, two, alone):
-  folder = _stopped(two[0], "two_then_one", 2)
+  folder = hosting.stopped(two[0], "two_then_one", 2)
   [(out, _)] = hosting.finished([place.start(folder.name)])
   assert "grpo: goes on after step 2 of 5" in out
   hosting.check_equal(folder, alone)
-  assert _hosts_by_step(folder) == [[0, 1]] * 2 + [[0]] * 3
+  assert hosting.hosts_by_step(folder) == [[0, 1]] * 2 + [[0]] * 3
 
 
 @pytest.mark.exhaustive
 def test_what_one_process_began_two_hosts_end(place, alone):
-  folder = _stopped(alone, "one_then_two", 2)
+  folder = hosting.stopped(alone, "one_then_two", 2)
   (out, _), _ = hosting.finished(place.start_two(folder.name))
   assert "grpo: goes on after step 2 of 5" in out
   hosting.check_equal(folder, alone)
-  assert _hosts_by_step(folder) == [[0]] * 2 + [[0, 1]] * 3
-
-
-def _hosts_by_step(folder):
-  """Returns which hosts played in each step."""
-  who = sorted(hosting.tasks_of_hosts(folder))
-  return [
-    [host for at, host in who if at == step]
-    for step in range(hosting.NUM_STEPS)
-  ]
+  assert hosting.hosts_by_step(folder) == [[0]] * 2 + [[0, 1]] * 3
 
 
 @pytest.mark.exhaustive
