@@ -237,6 +237,8 @@ def test_all_hosts_do_without_what_one_cannot_read(
   told = ["", "why"] if num_told == 2 else ["why"]
 
   def gather(own):
+    if isinstance(own, list):
+      return [own, own]  # both see the same checkpoints
     assert own == ""  # here all is whole
     return [own, told.pop(0) if told else ""]
 
@@ -250,6 +252,44 @@ def test_all_hosts_do_without_what_one_cannot_read(
   # Digests are worked out together, so only where all could read. One more is
   # of the one that is saved then.
   assert len(proven) == num_told + 1
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+@pytest.mark.parametrize("read", ["store", "params"])
+def test_hosts_wait_until_they_see_the_same(
+  saved, tmp_path, monkeypatch, read, is_late
+):
+  """A shared disk may show a host late what another one wrote."""
+  folder, hidden = tmp_path / "copy", tmp_path / "hidden"
+  shutil.copytree(saved, folder)
+  (folder / "2").rename(hidden)
+  looks = []
+
+  def gather(own):
+    if not isinstance(own, list):
+      return [own, own]
+    looks.append(own)
+    if len(looks) == 3 and is_late:
+      hidden.rename(folder / "2")
+    return [[1, 2], own]
+
+  monkeypatch.setattr(checkpoint_faults.hosts, "gather", gather)
+  monkeypatch.setattr(checkpoint_faults, "_BETWEEN_S", 0.01)
+
+  def go_on():
+    if read == "params":
+      wanted = abstract(make_state(width=64).params)
+      return checkpoint.load_params(folder, wanted)
+    with checkpoint.Store(folder) as store:
+      return store.restore(abstract(make_state(width=64)))[0].params
+
+  if is_late:
+    assert bits(go_on()) == bits(make_state(width=64, seed=2).params)
+    assert looks[:4] == [[1], [1], [1], [1, 2]]
+    return
+  with pytest.raises(ValueError) as error:
+    go_on()
+  assert "got [1, 2] on host 0 and [1] on host 1 of 2" in str(error.value)
 
 
 def test_a_host_tells_the_others_what_it_cannot_read(monkeypatch):

@@ -62,7 +62,7 @@ class Store:
       tell: shows a warning.
 
     Raises:
-      ValueError: when `keep` is below 1.
+      ValueError: when `keep` is below 1, or hosts see different checkpoints.
     """
     if keep < 1:
       raise ValueError(
@@ -73,6 +73,7 @@ class Store:
     self.folder.mkdir(parents=True, exist_ok=True)
     self._tell = tell
     self._orbax = _open(self.folder, keep)
+    checkpoint_faults.seen_by_all(self._orbax)
 
   def __enter__(self) -> "Store":
     return self
@@ -330,7 +331,7 @@ def _open(folder: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
 def _choose_step(
   orbax: ocp.CheckpointManager, folder: pathlib.Path, step: int | None
 ) -> int:
-  steps = sorted(orbax.all_steps())
+  steps = checkpoint_faults.seen_by_all(orbax)
   if not steps:
     found = sorted(p.name for p in folder.iterdir())[:8]
     raise ValueError(

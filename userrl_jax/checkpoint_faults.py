@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import pathlib
 import shutil
+import time
 from typing import TypeVar
 
 import jax
@@ -18,6 +19,9 @@ from userrl_jax import host_watch
 from userrl_jax import hosts
 
 Read = TypeVar("Read")
+
+# A disk that hosts share may show one of them late what another wrote.
+_NUM_LOOKS, _BETWEEN_S = 25, 5.0
 
 
 class WriteError(OSError):
@@ -62,6 +66,30 @@ def on_all_hosts() -> Iterator[None]:
   for host, why in enumerate(said):
     if why:
       raise ValueError(f"{host_watch.name(host, len(said))}: {why}")
+
+
+def seen_by_all(orbax: ocp.CheckpointManager) -> list[int]:
+  """Returns the steps of a folder's checkpoints, which all hosts see.
+
+  Else hosts would go on from different checkpoints. All call it together.
+
+  Raises:
+    ValueError: on every host, when they still see others after two minutes.
+  """
+  for look in range(_NUM_LOOKS):
+    if look:
+      time.sleep(_BETWEEN_S)
+      orbax.reload()
+    of_hosts = hosts.gather(sorted(orbax.all_steps()))
+    others = [i for i, own in enumerate(of_hosts) if own != of_hosts[0]]
+    if not others:
+      return of_hosts[0]
+  raise ValueError(
+    f"all hosts must see the same checkpoints in {orbax.directory}, got "
+    f"{of_hosts[0]} on host 0 and {of_hosts[others[0]]} on "
+    f"{host_watch.name(others[0], len(of_hosts))}; give a folder that they "
+    "share, and start all again"
+  )
 
 
 def newest_whole(
