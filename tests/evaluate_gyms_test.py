@@ -9,6 +9,7 @@ import pytest
 from tests import evaluating
 from userrl_jax import assembly
 from userrl_jax import flags
+from userrl_jax import kept_episodes
 from userrl_jax import recorder
 
 RECIPE = """
@@ -66,7 +67,7 @@ def test_a_killed_evaluation_repeats_no_finished_episode(tmp_path, root):
   assert all(gym["num_tasks"] == 64 for gym in summary["gyms"].values())
   assert len(summary["gyms"]) == 8
 
-  path = recorder.episodes_path(killed, name)
+  path = kept_episodes.path_of(killed, name)
   lines = lambda: path.read_text().splitlines() if path.exists() else []
   process = start(killed)
   while process.poll() is None and len(lines()) <= NUM_EPISODES // 2:

@@ -131,7 +131,7 @@ def test_a_stopped_evaluation_plays_only_what_is_missing(
   with pytest.raises(SystemExit) as stopped:
     evaluate.evaluate(one, None, tasks, "stopped")
   assert stopped.value.code == 2
-  path = recorder.episodes_path(tmp_path, "stopped")
+  path = kept_episodes.path_of(tmp_path, "stopped")
   kept = [json.loads(line) for line in _lines(path)[1:]]
   assert 0 < len(kept) < NUM_EPISODES
   played = sum(episode["gym"] == "telepathy" for episode in kept)
@@ -153,7 +153,7 @@ def test_a_stopped_evaluation_goes_on_with_another_mesh_and_rate(
   fragile(20)
   with pytest.raises(SystemExit):
     evaluate.evaluate(one, None, tasks, "stopped")
-  num_kept = len(_lines(recorder.episodes_path(tmp_path, "stopped"))) - 1
+  num_kept = len(_lines(kept_episodes.path_of(tmp_path, "stopped"))) - 1
   assert num_kept > 0
   c = one.config
   user = dataclasses.replace(c.user, requests_per_minute=5, max_concurrent=2)
@@ -302,7 +302,7 @@ def test_a_killed_evaluation_ends_with_the_same_numbers(
   whole = evaluate.evaluate(whole_parts, params, tasks, name)
   (tmp_path / "recipe.py").write_text(RECIPE)
   out_dir = tmp_path / "killed"
-  path = recorder.episodes_path(out_dir, name)
+  path = kept_episodes.path_of(out_dir, name)
 
   def start():
     return evaluating.start(root, tmp_path / "recipe.py", out_dir, kept)
@@ -324,3 +324,41 @@ def test_a_killed_evaluation_ends_with_the_same_numbers(
   text = recorder.evaluation_path(out_dir, name).read_text()
   assert json.loads(text) == whole
   assert _transcripts(out_dir, name) == _transcripts(whole_parts.folder, name)
+
+
+def test_what_several_hosts_played_is_taken_over(
+  parts, tasks, tmp_path, fragile, capsys
+):
+  """Stopped on three hosts, it goes on with one."""
+  one = _as(parts, agent="oracle")
+  fragile(10**6)
+  whole = evaluate.evaluate(one, None, tasks, "whole")
+  fragile(20)
+  with pytest.raises(SystemExit):
+    evaluate.evaluate(one, None, tasks, "stopped")
+  first, *others = (
+    kept_episodes.path_of(tmp_path, "stopped", host) for host in range(3)
+  )
+  head, *episodes = first.read_text().splitlines(keepends=True)
+  assert len(episodes) > 4
+  first.write_text(head + "".join(episodes[:2]))
+  others[0].write_text(head + "".join(episodes[2:]) + '{"gym": "tele')
+  others[1].write_text(head + episodes[0])  # of an earlier number of hosts
+
+  own = tmp_path / "own.jsonl"
+  pinned = json.loads(head)["pins"]
+  kept = kept_episodes.KeptEpisodes(own, pinned, tasks, also=others[0])
+  kept.close()
+  assert len(kept) == len(episodes) - 2 and own.read_text() == head
+  assert len(_lines(others[0])) == len(episodes)
+
+  played = sum(json.loads(line)["gym"] == "telepathy" for line in episodes)
+  fragile(10**6)
+  capsys.readouterr()
+  resumed = evaluate.evaluate(one, None, tasks, "stopped")
+  assert (
+    f"{len(episodes)} of {NUM_EPISODES} episodes" in capsys.readouterr().out
+  )
+  assert len(_Gym.started) == 16 - played
+  assert {**resumed, "stage": "whole"} == whole
+  assert not any(path.exists() for path in (first, *others))

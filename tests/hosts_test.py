@@ -403,6 +403,24 @@ def test_alone_all_is_this_hosts():
   assert hosts.first_before_others(lambda: 5) == 5
 
 
+def test_a_host_waits_for_what_the_first_one_made(monkeypatch, tmp_path):
+  path, naps = tmp_path / "made", []
+
+  def sleep(seconds):
+    naps.append(seconds)
+    if len(naps) == 3:  # the disk shows it now
+      path.write_text("by host 0")
+
+  monkeypatch.setattr(hosts, "is_first", lambda: False)
+  monkeypatch.setattr(hosts.time, "sleep", sleep)
+  assert hosts.first_before_others(path.read_text, path) == "by host 0"
+  assert len(naps) == 3
+  clock = iter(range(0, 10_000, 50))
+  monkeypatch.setattr(hosts.time, "monotonic", lambda: next(clock))
+  with pytest.raises(ValueError, match="all hosts must see .*/none, which"):
+    hosts.first_before_others(path.read_text, tmp_path / "none")
+
+
 @pytest.mark.parametrize(
   "path,value,named",
   [

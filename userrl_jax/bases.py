@@ -51,7 +51,7 @@ def kept(
       or had other adapters.
   """
   own = folder / NAME
-  if _has_checkpoint(folder):
+  if hosts.gather(_has_checkpoint(folder))[0]:
     then, now = _with_adapters(own, model), model
     if then != now:
       raise ValueError(

@@ -20,8 +20,8 @@ from userrl_jax import hosts
 
 Read = TypeVar("Read")
 
-# A disk that hosts share may show one of them late what another wrote.
-_NUM_LOOKS, _BETWEEN_S = 25, 5.0
+_BETWEEN_S = 5.0
+_NUM_LOOKS = int(hosts.SHOWN_WITHIN_S / _BETWEEN_S) + 1
 
 
 class WriteError(OSError):

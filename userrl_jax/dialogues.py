@@ -56,7 +56,7 @@ def kept(
     ValueError: when the file is damaged, or of other tasks.
   """
   hosts.enter("making of dialogues")
-  return hosts.first_before_others(lambda: _kept(path, make, tasks))
+  return hosts.first_before_others(lambda: _kept(path, make, tasks), path)
 
 
 def _kept(

@@ -89,14 +89,16 @@ def evaluate(
   """
   settings = parts.config.evaluation
   with flags.user_errors():
-    earlier = recorder.read_evaluation(parts.folder, stage)
+    read = recorder.read_evaluation
+    [earlier, *_] = hosts.gather(
+      read(parts.folder, stage) if hosts.is_first() else None
+    )
     if earlier is not None:
       _check_pins(parts, earlier.get("pins"), params, tasks, stage)
       return earlier
     pinned = pins.of(parts, params, tasks)
-    path = recorder.episodes_path(parts.folder, stage, jax.process_index())
     same = pins.under_way(pinned, parts.config, tasks, recorder.FREE_FIELDS)
-    kept = kept_episodes.KeptEpisodes(path, same, tasks)
+    kept = _open_kept(parts.folder, stage, same, tasks)
   if len(kept):
     print(
       f"{stage}: {len(kept)} of {len(tasks) * _num_members(settings)} episodes "
@@ -127,6 +129,28 @@ def evaluate(
     metrics.write_json(recorder.evaluation_path(parts.folder, stage), summary)
   kept.remove()
   return summary
+
+
+def _open_kept(
+  folder: pathlib.Path,
+  stage: str,
+  pinned: Mapping[str, Any],
+  tasks: Sequence[types.Task],
+) -> kept_episodes.KeptEpisodes:
+  """Opens what was played already, on however many hosts that was.
+
+  The first host takes over all of it, before the others read it there.
+  """
+  first = kept_episodes.path_of(folder, stage)
+
+  def of_this_host():
+    if hosts.is_first():
+      others = kept_episodes.paths_of_others(folder, stage)
+      return kept_episodes.KeptEpisodes(first, pinned, tasks, taken_over=others)
+    own = kept_episodes.path_of(folder, stage, jax.process_index())
+    return kept_episodes.KeptEpisodes(own, pinned, tasks, also=first)
+
+  return hosts.first_before_others(of_this_host, first)
 
 
 def _play(

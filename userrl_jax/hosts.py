@@ -36,6 +36,9 @@ from userrl_jax import process
 
 Item = TypeVar("Item")
 
+# A disk that hosts share may show one of them late what another wrote.
+SHOWN_WITHIN_S = 120
+
 # JAX ends a process without a word of ours; by then it should have ended.
 _JAX_LATER_S = 15
 
@@ -103,14 +106,34 @@ def gather(value: Any) -> list[Any]:
   ]
 
 
-def first_before_others(make: Callable[[], Item]) -> Item:
+def first_before_others(
+  make: Callable[[], Item], path: pathlib.Path | None = None
+) -> Item:
   """Returns what `make` gives, which the first host calls before the others.
 
   For what is made once and kept in the run's folder, where others find it.
+
+  Args:
+    make: does so.
+    path: of what it leaves there; others wait until they see it, as a disk
+      that hosts share may show it late.
+
+  Raises:
+    ValueError: when they do not see it for two minutes.
   """
   made = make() if is_first() else None
   gather(None)
-  return made if made is not None else make()
+  if made is not None:
+    return made
+  until = time.monotonic() + SHOWN_WITHIN_S
+  while path is not None and not path.exists():
+    if time.monotonic() > until:
+      raise ValueError(
+        f"all hosts must see {path}, which host 0 made, got no such file on "
+        f"host {jax.process_index()}; give an out_dir that they share"
+      )
+    time.sleep(1)
+  return make()
 
 
 def check_joined(settings: config_hosts.Hosts) -> None:

@@ -3,10 +3,12 @@
 In: finished trajectories, one after the other. Out: the same trajectories in a
 later process, so that what was played is not played again. The file is JSON
 lines: what was being evaluated, then an episode a line. A line that was cut off
-is dropped; episodes that failed are not kept, so that they are tried again.
+is dropped; episodes that failed are not kept, so that they are tried again. Of
+several hosts each writes a file of its own.
 """
 
 from collections.abc import Mapping, Sequence
+import glob
 import json
 import pathlib
 from typing import Any
@@ -14,6 +16,18 @@ from typing import Any
 import numpy as np
 
 from userrl_jax import types
+
+
+def path_of(folder: pathlib.Path, name: str, host: int = 0) -> pathlib.Path:
+  """Returns the file of an evaluation's episodes in a run's folder."""
+  of_host = f".host{host}" if host else ""
+  return folder / "evaluations" / f"{name}.episodes{of_host}.jsonl"
+
+
+def paths_of_others(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
+  """Returns the files that are there of hosts but the first one."""
+  pattern = f"{glob.escape(name)}.episodes.host*.jsonl"
+  return sorted((folder / "evaluations").glob(pattern))
 
 
 class KeptEpisodes:
@@ -24,6 +38,9 @@ class KeptEpisodes:
     path: pathlib.Path,
     pins: Mapping[str, Any],
     tasks: Sequence[types.Task],
+    *,
+    taken_over: Sequence[pathlib.Path] = (),
+    also: pathlib.Path | None = None,
   ):
     """Opens the file and reads what is in it.
 
@@ -31,20 +48,29 @@ class KeptEpisodes:
       path: of the file, made when it is not there.
       pins: what is being evaluated.
       tasks: all that episodes may be of.
+      taken_over: files of other hosts; what they have is from now on in this
+        one, and they are deleted.
+      also: a file that is read, too, and left as it is.
 
     Raises:
-      ValueError: when the file is damaged, or of another evaluation.
+      ValueError: when a file is damaged, or of another evaluation.
     """
     self._path = path
     self._known: dict[tuple[str, str, int], types.Trajectory] = {}
-    tasks_by_id = {(task.gym, task.id): task for task in tasks}
+    self._tasks = {(task.gym, task.id): task for task in tasks}
+    self._pins = json.loads(json.dumps(pins))
+    if also is not None:
+      self._read(also)
     lines = [json.dumps({"pins": pins}) + "\n"]
-    if path.exists():
-      lines = self._read(json.loads(lines[0])["pins"], tasks_by_id) or lines
+    for one in (path, *taken_over):
+      if one.exists():
+        lines += self._read(one)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     temporary.write_text("".join(lines), encoding="utf-8")
     temporary.replace(path)
+    for one in taken_over:
+      one.unlink()
     self._file = path.open("a", encoding="utf-8")
 
   def __len__(self) -> int:
@@ -69,38 +95,38 @@ class KeptEpisodes:
     self.close()
     self._path.unlink()
 
-  def _read(
-    self,
-    pins: Mapping[str, Any],
-    tasks: Mapping[tuple[str, str], types.Task],
-  ) -> list[str]:
-    """Returns the whole lines, after taking in their episodes."""
-    text = self._path.read_text(encoding="utf-8")
+  def _read(self, path: pathlib.Path) -> list[str]:
+    """Takes in the episodes of a file; returns the lines of new ones."""
+    text = path.read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
       lines.pop()  # it was killed while writing it
+    new, pinned = [], self._pins
     for number, line in enumerate(lines, 1):
       try:
         record = json.loads(line)
         if number == 1:
           pinned = record["pins"]
           continue
-        trajectory = from_record(record, tasks)
+        trajectory = from_record(record, self._tasks)
       except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-          f"{self._path} line {number} must be a finished episode, got "
+          f"{path} line {number} must be a finished episode, got "
           f"{type(error).__name__}: {error}; delete the file to play anew"
         ) from error
       task = trajectory.task
-      self._known[task.gym, task.id, trajectory.member] = trajectory
-    if lines and pinned != pins:
-      changed = [k for k in pins if pinned.get(k) != pins[k]]
+      key = task.gym, task.id, trajectory.member
+      if key not in self._known:
+        self._known[key] = trajectory
+        new.append(line)
+    if pinned != self._pins:
+      changed = [k for k in self._pins if pinned.get(k) != self._pins[k]]
       raise ValueError(
-        f"{self._path} must hold episodes of this evaluation, got those of "
+        f"{path} must hold episodes of this evaluation, got those of "
         f"another {', '.join(changed)}; give another --config.out_dir, or "
         "delete the file to play anew"
       )
-    return lines
+    return new
 
 
 def to_record(trajectory: types.Trajectory) -> dict[str, Any]:

@@ -391,14 +391,6 @@ def evaluation_path(folder: pathlib.Path, name: str) -> pathlib.Path:
   return folder / "evaluations" / f"{name}.json"
 
 
-def episodes_path(
-  folder: pathlib.Path, name: str, host: int = 0
-) -> pathlib.Path:
-  """Returns the file of an evaluation's episodes, until it is complete."""
-  of_host = f".host{host}" if host else ""
-  return folder / "evaluations" / f"{name}.episodes{of_host}.jsonl"
-
-
 def read_evaluation(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
   """Returns a finished evaluation, None where there is none.
 
