@@ -67,6 +67,11 @@ class _Parsed(Exception):
   """Ends an entry point when its arguments are read."""
 
 
+def commands_of(page: str, tmp_path: pathlib.Path) -> list[list[str]]:
+  """Returns what the blocks of a page start, and what stands in its words."""
+  return _commands("\n".join(_scripts_of((ROOT / page).read_text())), tmp_path)
+
+
 def _commands(script: str, tmp_path: pathlib.Path) -> list[list[str]]:
   """Returns what a script would start, in order, as bash reads it."""
   log = tmp_path / "commands"
@@ -205,14 +210,26 @@ def _check_script(words: list[str], tmp_path: pathlib.Path) -> list[str]:
 @pytest.fixture
 def at_root(monkeypatch, tmp_path):
   """Starts where a reader does, beside the gym that README writes out."""
+  beside = tmp_path / "beside"
+  write_gym(beside)
+  monkeypatch.syspath_prepend(beside)
+  monkeypatch.chdir(ROOT)
+
+
+def write_gym(folder: pathlib.Path) -> None:
+  """Writes the gym that README writes out, into a package of a folder."""
   readme = (ROOT / "README.md").read_text()
   section = readme.partition("## Adding a gym")[2].partition("\n## ")[0]
   (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-  package = tmp_path / "beside" / "my_pkg"
+  package = folder / "my_pkg"
   package.mkdir(parents=True)
   (package / "my_gym.py").write_text(code)
-  monkeypatch.syspath_prepend(package.parent)
-  monkeypatch.chdir(ROOT)
+
+
+def _scripts_of(page: str) -> list[str]:
+  """Returns the blocks of a page, then the commands between its words."""
+  blocks = [code for kind, code in _BLOCKS.findall(page) if kind == "bash"]
+  return blocks + _between_backticks(_BLOCKS.sub("", page))
 
 
 def _between_backticks(text: str) -> list[str]:
@@ -236,12 +253,8 @@ def _docstrings() -> dict[str, str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_of_a_page_can_be_given(at_root, page, tmp_path):
-  text = (ROOT / page).read_text()
-  blocks = [code for kind, code in _BLOCKS.findall(text) if kind == "bash"]
-  inline = _between_backticks(_BLOCKS.sub("", text))
-  checked = [
-    one for code in blocks + inline for one in _check_all(code, tmp_path)
-  ]
+  scripts = _scripts_of((ROOT / page).read_text())
+  checked = [one for code in scripts for one in _check_all(code, tmp_path)]
   # None is passed over: a line that starts no program is a comment, or said so.
   assert len(checked) >= PAGES[page]
   if page == "README.md":

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -109,10 +110,23 @@ ON_FD(ssize_t, pwrite64, WITH const void *data WITH size_t n WITH off64_t at,
       WITH data WITH n WITH at)
 ON_FD(ssize_t, writev, WITH const struct iovec *data WITH int n,
       WITH data WITH n)
+ON_FD(ssize_t, sendfile, WITH int from WITH off_t *at WITH size_t n,
+      WITH from WITH at WITH n)
+ON_FD(ssize_t, sendfile64, WITH int from WITH off64_t *at WITH size_t n,
+      WITH from WITH at WITH n)
 ON_FD(int, ftruncate, WITH off_t n, WITH n)
 ON_FD(int, ftruncate64, WITH off64_t n, WITH n)
 ON_FD(int, fsync, , )
 ON_FD(int, fdatasync, , )
+
+ssize_t copy_file_range(int from, off64_t *from_at, int to, off64_t *to_at,
+                        size_t n, unsigned int flags) {
+  NEXT(copy_file_range);
+  int counted = changes_fd("copy_file_range", to);
+  ssize_t result = next(from, from_at, to, to_at, n, flags);
+  over(counted);
+  return result;
+}
 
 #define ON_PATH(name, parameters, arguments) \
   int name(const char *path parameters) { \

@@ -9,60 +9,30 @@ import collections
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 
 import pytest
 
 from tests import killing
 from tests import short_runs
+from userrl_jax import checkpoint
 
 NUM_STEPS = 3
-# Imports once and forks for every start, before JAX starts threads. Reads lines
-# "n log arguments"; answers each with how the child ended. Of a start with n
-# that is not -1, changes count from the second checkpoint to the third.
-_FORKING = textwrap.dedent("""
-  import ctypes, os, sys
-  from userrl_jax import checkpoint, flags, hosts, process, train
 
-  process.use_compile_cache = lambda: None  # the environment names one
+
+def arm(shim, log, n):
+  """Counts changes from the second checkpoint to the third."""
   plain_save = checkpoint.Store.save
 
-  def run(n, log, *argv):
-    shim = ctypes.CDLL(sys.argv[1])
+  def save(self, step, *rest):
+    if step == 2:
+      shim.kill_at(str(self.folder).encode(), n, log)
+    elif step == 3:
+      self.wait()
+      shim.kill_at(b"nowhere", 0, os.devnull.encode())
+    plain_save(self, step, *rest)
 
-    def save(self, step, *rest):
-      if step == 2:
-        shim.kill_at(str(self.folder).encode(), n, f"{log}.changes".encode())
-      elif step == 3:
-        self.wait()
-        shim.kill_at(b"nowhere", 0, os.devnull.encode())
-      plain_save(self, step, *rest)
-
-    if n >= 0:
-      checkpoint.Store.save = save
-    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
-    flags.run(hosts.joined(train.main), argv)
-
-  assert len(os.listdir("/proc/self/task")) == 1, "a fork would lose threads"
-  for line in sys.stdin:
-    child = os.fork()
-    if not child:
-      code = 1
-      try:
-        n, *rest = line.split()
-        run(int(n), *rest)
-        code = 0
-      finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-""")
+  checkpoint.Store.save = save
 
 
 @pytest.fixture(scope="module")
@@ -76,38 +46,15 @@ def place(tmp_path_factory, root):
 
 @pytest.fixture(scope="module")
 def start(place):
-  """Returns what starts a run: (name, log, n, flags) -> (exit code, output)."""
-  with (
-    (place.folder / "errors").open("w") as errors,
-    subprocess.Popen(
-      [sys.executable, "-c", _FORKING, place.library],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=errors,
-      text=True,
-      env=place.environment
-      | killing.environment(place.library, place.folder / "compiled"),
-      cwd=place.root,
-    ) as forking,
-  ):
-
-    def run(name, log, n, *flags):
-      argv = [f"{n}", f"{place.folder / log}", *place.flags(name), *flags]
-      forking.stdin.write(" ".join(argv) + "\n")
-      forking.stdin.flush()
-      answer = forking.stdout.readline()
-      assert answer, (place.folder / "errors").read_text()
-      return int(answer), (place.folder / log).read_text()
-
-    yield run
-    forking.stdin.close()
+  with killing.starting(place, place.library, __name__) as started:
+    yield started
 
 
 @pytest.fixture(scope="module")
 def whole(place, start):
   """The folder of a run that nothing interrupted, with all checkpoints."""
   keep = f"--config.checkpoint.keep={NUM_STEPS}"
-  code, out = start("whole", "whole.log", -1, keep)
+  code, out = start("whole", "whole.log", (), keep)
   assert code == 0, out
   return place.folder / "whole"
 
@@ -133,14 +80,14 @@ def test_killed_at_any_change_of_a_save_a_run_ends_the_same(
   while True:
     n += stride
     run = _begun(whole, f"killed_{stride}_{n}")
-    code, out = start(run.name, "killed.log", n, keep)
+    code, out = start(run.name, "killed.log", (n,), keep)
     changes = (place.folder / "killed.log.changes").read_text().splitlines()
     os.remove(place.folder / "killed.log.changes")
     if code == 0:  # it had no n-th change
       break
     assert code == -signal.SIGKILL, out
     assert len(changes) >= n
-    code, out = start(run.name, "again.log", -1, keep)
+    code, out = start(run.name, "again.log", (), keep)
     assert code == 0, f"after {changes[n - 1]}: {out}"
     [line] = [x for x in out.splitlines() if "goes on after step" in x]
     gone_on[line] += 1

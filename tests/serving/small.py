@@ -18,6 +18,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tokenizers as hf_tokenizers
 
 from userrl_jax.chat import qwen3 as chat_lib
 from userrl_jax.chat import tokenizers
@@ -64,6 +65,35 @@ def random_folder(folder, seed=0):
   params = jax.tree.map(lambda x: x, params)
   params["head"]["kernel"] = params["head"]["kernel"] * 50
   return _save(folder, params, model, made)
+
+
+def published_folder(folder, text):
+  """Writes a random model as Qwen3 is published, its tokenizer made of a text.
+
+  Args:
+    folder: to write.
+    text: file that has the words.
+  """
+  made = hf_tokenizers.Tokenizer(hf_tokenizers.models.BPE())
+  level = hf_tokenizers.pre_tokenizers.ByteLevel
+  made.pre_tokenizer = level(add_prefix_space=False)
+  made.decoder = hf_tokenizers.decoders.ByteLevel()
+  trainer = hf_tokenizers.trainers.BpeTrainer(
+    vocab_size=1000,
+    initial_alphabet=sorted(level.alphabet()),
+    show_progress=False,
+  )
+  made.train([str(text)], trainer)
+  made.add_special_tokens([s.value for s in tokenizers.Special])
+  values = {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+  def beside(to):
+    made.save(str(to / "tokenizer.json"))
+    (to / "tokenizer_config.json").write_text(json.dumps(values))
+
+  model = shape(made.get_vocab_size())
+  params = jax.jit(lambda key: qwen3.init(model, key))(jax.random.key(0))
+  weights.save(folder, params, model, beside=beside)
 
 
 def chain_folder(folder, *pieces, phrases=()):
