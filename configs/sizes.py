@@ -24,8 +24,9 @@ import pathlib
 from userrl_jax import config as config_lib
 from userrl_jax import flags
 
-# Sizes of `fsdp` and `tensor`: the chips of the slice.
-MESHES = {"0_6b": (4, 1), "1_7b": (4, 2), "14b": (8, 2)}
+# Sizes of `fsdp` and `tensor`: the chips of the slice. Over `tensor` alone the
+# sampler's copy is split, and what extending a long row takes, 17 GiB on one.
+MESHES = {"0_6b": (1, 4), "1_7b": (2, 4), "14b": (8, 2)}
 
 
 def get_config(size: str = "0_6b") -> config_lib.Config:

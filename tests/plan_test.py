@@ -199,7 +199,7 @@ def test_recipes_of_the_paper_fit_by_their_shapes(size, name):
 
 @pytest.mark.parametrize(
   "size, name, num_rows",
-  [("0_6b", "v5e-4", 8), ("1_7b", "v5e-8", 16), ("14b", "v5p-32", 72)],
+  [("0_6b", "v5e-4", 40), ("1_7b", "v5e-8", 32), ("14b", "v5p-32", 72)],
 )
 def test_other_sizes_fit_with_as_many_rows(size, name, num_rows):
   c = flags.load_recipe(f"{_CONFIGS / 'sizes.py'}:{size}")
