@@ -25,7 +25,7 @@ from userrl_jax import config as config_lib
 from userrl_jax import flags
 
 # Sizes of `fsdp` and `tensor`: the chips of the slice. Over `tensor` alone the
-# sampler's copy is split, and what extending a long row takes, 17 GiB on one.
+# sampler's copy is split, and the copies of long rows that extending makes.
 MESHES = {"0_6b": (1, 4), "1_7b": (2, 4), "14b": (8, 2)}
 
 
