@@ -14,6 +14,7 @@ from tests import evaluating
 from userrl_jax import assembly
 from userrl_jax import evaluate
 from userrl_jax import gyms
+from userrl_jax import hosts
 from userrl_jax import kept_episodes
 from userrl_jax import recorder
 from userrl_jax import stages
@@ -347,10 +348,10 @@ def test_what_several_hosts_played_is_taken_over(
 
   own = tmp_path / "own.jsonl"
   pinned = json.loads(head)["pins"]
-  kept = kept_episodes.KeptEpisodes(own, pinned, tasks, also=others[0])
+  own.write_text("of an earlier process, which the first host took over")
+  kept = kept_episodes.KeptEpisodes(own, pinned, tasks, given=episodes[2:])
   kept.close()
   assert len(kept) == len(episodes) - 2 and own.read_text() == head
-  assert len(_lines(others[0])) == len(episodes)
 
   played = sum(json.loads(line)["gym"] == "telepathy" for line in episodes)
   fragile(10**6)
@@ -362,3 +363,25 @@ def test_what_several_hosts_played_is_taken_over(
   assert len(_Gym.started) == 16 - played
   assert {**resumed, "stage": "whole"} == whole
   assert not any(path.exists() for path in (first, *others))
+
+
+def test_episodes_are_kept_until_all_hosts_know_of_the_numbers(
+  parts, tasks, tmp_path, monkeypatch
+):
+  """A host must not forget its share before the first one wrote the whole."""
+  one = _as(parts, agent="oracle")
+  path = kept_episodes.path_of(tmp_path, "whole")
+  result = recorder.evaluation_path(tmp_path, "whole")
+  gather, met = hosts.gather, []
+
+  def meet(value):
+    met.append((path.exists(), result.exists()))
+    return gather(value)
+
+  monkeypatch.setattr(hosts, "gather", meet)
+  evaluate.evaluate(one, None, tasks, "whole")
+  assert met[-1] == (True, True) and not path.exists()
+  # What a kill right before the end left is not taken over by a later one.
+  path.write_text("left")
+  evaluate.evaluate(one, None, tasks, "whole")
+  assert not path.exists()

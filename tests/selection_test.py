@@ -24,6 +24,7 @@ from userrl_jax import flags
 from userrl_jax import forgetting
 from userrl_jax import gyms
 from userrl_jax import imported
+from userrl_jax import metrics
 from userrl_jax import pins
 from userrl_jax import selection
 from userrl_jax import stages
@@ -164,6 +165,8 @@ def test_a_resumed_run_chooses_the_same(finished, tmp_path):
   (again / "selection.json").write_text(
     json.dumps({"cold_start": kept["cold_start"]})
   )
+  with (again / "metrics.jsonl").open("a") as file:
+    file.write('{"stage": "grpo", "st')  # a line that was cut off, too
   train.main(dataclasses.replace(config, out_dir=str(again)), COMMAND)
   assert selection.read(again) == selection.read(folder)
   looks = lambda place: [
@@ -203,6 +206,20 @@ def test_looks_that_are_cut_off_are_made_up_for(
     assert (again / "checkpoints" / stage / str(step)).is_dir()
     last = [x for x in lines(again) if x["stage"] == stage][-1]
     assert last["step"] == step - 1 and "train/loss" in last
+  # Once more in the last one, which is now made up for, and amid its writing.
+  note = metrics.Writers.write
+
+  def write(self, stage, step, numbers, time_s):
+    if selection.SCORE in numbers and step == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+    note(self, stage, step, numbers, time_s)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(metrics.Writers, "write", write)
+    with pytest.raises(SystemExit) as ended:
+      train.main(config, COMMAND)
+  assert ended.value.code == 143
+  assert selection.SCORE in lines(again)[-1]  # whole, before it ended
   train.main(config, COMMAND)
   assert selection.read(again) == selection.read(folder)
   timeless = lambda place: [
@@ -281,8 +298,8 @@ def test_held_back_tasks_depend_on_names_and_seed_alone():
     ({"selection.num_tasks": 0}, "selection.num_tasks", 1),
     (
       {"checkpoint.every_steps": 0, "checkpoint.every_minutes": 1.0},
-      "checkpoint.every_minutes",
-      0.0,
+      "checkpoint.every_steps",
+      2,
     ),
     ({"rollout.max_staleness": 1}, "rollout.max_staleness", 0),
     ({"cold_start.num_steps": 7}, "cold_start.num_steps", 200),

@@ -14,6 +14,7 @@ published folder has to stay as it was.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -105,13 +106,24 @@ def merged(
 ) -> qwen3.Params:
   """Returns plain params of what is trained; frozen ones are used up.
 
-  Where no adapters are trained, they are returned as they are.
+  Where no adapters are trained, they are returned as they are. They have the
+  same bits on every mesh, so that what goes on elsewhere is known again: every
+  device multiplies whole adapters, as the order of a sum depends on shapes. It
+  does so layer by layer, since a whole product is as large as its matrix.
   """
   if not model.adapter_rank or "embed" in params:
     return params
   assert frozen is not None
-  add = lambda frozen, own: lora.merge(
-    lora.complete(own, frozen), model.adapter_scale
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  everywhere = lambda x: jax.lax.with_sharding_constraint(x, whole)
+
+  def merge_layer(kernel_a_b):
+    kernel, a, b = kernel_a_b
+    product = everywhere(everywhere(a) @ everywhere(b))
+    return kernel + model.adapter_scale * product
+
+  add = lambda frozen, own: lora.merge_by(
+    lora.complete(own, frozen), functools.partial(jax.lax.map, merge_layer)
   )
   where = sharding.param_shardings(frozen, mesh)
   return jax.jit(add, out_shardings=where, donate_argnums=0)(frozen, params)

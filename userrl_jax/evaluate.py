@@ -95,11 +95,12 @@ def evaluate(
     )
     if earlier is not None:
       _check_pins(parts, earlier.get("pins"), params, tasks, stage)
+      _forget_kept(parts.folder, stage)
       return earlier
     pinned = pins.of(parts, params, tasks)
     same = pins.under_way(pinned, parts.config, tasks, recorder.FREE_FIELDS)
     kept = _open_kept(parts.folder, stage, same, tasks)
-  if len(kept):
+  if len(kept) and hosts.is_first():
     print(
       f"{stage}: {len(kept)} of {len(tasks) * _num_members(settings)} episodes "
       "were played already"
@@ -127,6 +128,7 @@ def evaluate(
     summary["forgetting"] = forgetting.check(parts, params)
   if hosts.is_first():
     metrics.write_json(recorder.evaluation_path(parts.folder, stage), summary)
+  hosts.gather(None)  # not before it is there
   kept.remove()
   return summary
 
@@ -139,7 +141,8 @@ def _open_kept(
 ) -> kept_episodes.KeptEpisodes:
   """Opens what was played already, on however many hosts that was.
 
-  The first host takes over all of it, before the others read it there.
+  The first host takes over all of it and sends it to the others, so that none
+  reads a file that another host's disk may show it late.
   """
   first = kept_episodes.path_of(folder, stage)
 
@@ -151,6 +154,14 @@ def _open_kept(
     return kept_episodes.KeptEpisodes(own, pinned, tasks, also=first)
 
   return hosts.first_before_others(of_this_host, first)
+
+
+def _forget_kept(folder: pathlib.Path, stage: str) -> None:
+  """Deletes the episodes of a finished evaluation, if a kill left them."""
+  if hosts.is_first():
+    first = kept_episodes.path_of(folder, stage)
+    for path in (first, *kept_episodes.paths_of_others(folder, stage)):
+      path.unlink(missing_ok=True)
 
 
 def _play(

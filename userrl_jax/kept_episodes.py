@@ -40,7 +40,7 @@ class KeptEpisodes:
     tasks: Sequence[types.Task],
     *,
     taken_over: Sequence[pathlib.Path] = (),
-    also: pathlib.Path | None = None,
+    given: Sequence[str] | None = None,
   ):
     """Opens the file and reads what is in it.
 
@@ -50,7 +50,8 @@ class KeptEpisodes:
       tasks: all that episodes may be of.
       taken_over: files of other hosts; what they have is from now on in this
         one, and they are deleted.
-      also: a file that is read, too, and left as it is.
+      given: lines of episodes that another host keeps; the file begins anew
+        beside them. None: it goes on.
 
     Raises:
       ValueError: when a file is damaged, or of another evaluation.
@@ -59,15 +60,16 @@ class KeptEpisodes:
     self._known: dict[tuple[str, str, int], types.Trajectory] = {}
     self._tasks = {(task.gym, task.id): task for task in tasks}
     self._pins = json.loads(json.dumps(pins))
-    if also is not None:
-      self._read(also)
-    lines = [json.dumps({"pins": pins}) + "\n"]
-    for one in (path, *taken_over):
+    self.lines: list[str] = []  # of episodes that were kept before
+    for one in (path, *taken_over) if given is None else ():
       if one.exists():
-        lines += self._read(one)
+        self.lines += self._read(one)
+    for line in given or ():
+      self._take_in(json.loads(line))
+    own = [json.dumps({"pins": pins}) + "\n", *self.lines]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
-    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.write_text("".join(own), encoding="utf-8")
     temporary.replace(path)
     for one in taken_over:
       one.unlink()
@@ -108,16 +110,13 @@ class KeptEpisodes:
         if number == 1:
           pinned = record["pins"]
           continue
-        trajectory = from_record(record, self._tasks)
+        is_new = self._take_in(record)
       except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
           f"{path} line {number} must be a finished episode, got "
           f"{type(error).__name__}: {error}; delete the file to play anew"
         ) from error
-      task = trajectory.task
-      key = task.gym, task.id, trajectory.member
-      if key not in self._known:
-        self._known[key] = trajectory
+      if is_new:
         new.append(line)
     if pinned != self._pins:
       changed = [k for k in self._pins if pinned.get(k) != self._pins[k]]
@@ -127,6 +126,15 @@ class KeptEpisodes:
         "delete the file to play anew"
       )
     return new
+
+  def _take_in(self, record: Mapping[str, Any]) -> bool:
+    """Keeps the episode of a record; returns whether it was not known."""
+    trajectory = from_record(record, self._tasks)
+    task = trajectory.task
+    key = task.gym, task.id, trajectory.member
+    is_new = key not in self._known
+    self._known.setdefault(key, trajectory)
+    return is_new
 
 
 def to_record(trajectory: types.Trajectory) -> dict[str, Any]:

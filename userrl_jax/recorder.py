@@ -257,6 +257,10 @@ class Recorder:
     """
     return self._saver.saving_what_is_done(num_done, state)
 
+  def keeping_beside(self) -> contextlib.AbstractContextManager[None]:
+    """Keeps what is written inside whole; see `saving.Saver`."""
+    return self._saver.keeping_beside()
+
   def show_evaluation(self, summary: Mapping[str, Any]) -> None:
     """Shows the evaluations so far, this one last."""
     self._parts.engine.take_counters()
@@ -289,9 +293,11 @@ class Recorder:
       self._console.print(f"diagnosis: {finding.name}: {finding.message}")
 
   def lines_of_stage(self, name: str) -> list[dict[str, Any]]:
-    """Returns what an earlier process wrote of the stage."""
+    """Returns what an earlier process wrote of the stage, in whole lines."""
     path = self._parts.folder / name
-    lines = path.read_text().splitlines() if path.exists() else []
+    text = path.read_text() if path.exists() else ""
+    # A process may have been killed in the last line.
+    lines = text[: text.rfind("\n") + 1].splitlines()
     records = [json.loads(line) for line in lines]
     return [r for r in records if r["stage"] == self._stage.name]
 

@@ -114,6 +114,24 @@ class Saver:
         self._tell(f"{self._name}: kept a checkpoint after step {num_done}")
       raise
 
+  @contextlib.contextmanager
+  def keeping_beside(self) -> Iterator[None]:
+    """Has what is kept beside the checkpoints be whole, and after the last one.
+
+    Inside, no signal ends the run.
+
+    Raises:
+      SystemExit: with a message, when it cannot be written; or, where the stage
+        is complete, when a signal came meanwhile.
+    """
+    self._notice.hold()
+    with _write_errors():
+      if self._store is not None:
+        self._store.wait()
+      yield
+    if self._store is None:
+      self._notice.release()
+
   def close(self) -> None:
     """Waits for what is being written, and ends the stage.
 

@@ -23,8 +23,10 @@ import jax
 from userrl_jax import assembly
 from userrl_jax import bases
 from userrl_jax import checkpoint
+from userrl_jax import checkpoint_faults
 from userrl_jax import collecting
 from userrl_jax import config_fields
+from userrl_jax import flags
 from userrl_jax import forgetting
 from userrl_jax import hosts
 from userrl_jax import metrics
@@ -124,8 +126,8 @@ class Selector:
       frozen: params that its adapters adapt, if it has any.
 
     Raises:
-      SystemExit: when the run has to end, with the state kept; not amid the
-        writing of what the look found.
+      SystemExit: when the run has to end, with the state kept, though not amid
+        the writing of what the look found; or when that cannot be written.
     """
     if not self._is_on or num_done == self._last_look:
       return
@@ -136,13 +138,14 @@ class Selector:
     measure = self._loss if self._stage.dialogues else self._score
     with self._run.saving_what_is_done(num_done, state):
       numbers, value = measure(lora.complete(state.params, frozen))
-    if math.isfinite(value):
-      look = Look(num_done, value, bool(self._stage.dialogues))
-      if look.beats(self._best):
-        self._keep(num_done, state)
-      self._looks.append(look)
-    self._last_look = num_done
-    self._run.note(num_done - 1, numbers)
+    with self._run.keeping_beside():
+      if math.isfinite(value):
+        look = Look(num_done, value, bool(self._stage.dialogues))
+        if look.beats(self._best):
+          self._keep(num_done, state)
+        self._looks.append(look)
+      self._last_look = num_done
+      self._run.note(num_done - 1, numbers)
 
   def chosen(self, params: qwen3.Params) -> qwen3.Params:
     """Returns the params that the stage is evaluated with and hands on.
@@ -152,6 +155,9 @@ class Selector:
 
     Returns:
       Those, or the best look's where `selection.use` has the stage.
+
+    Raises:
+      SystemExit: with a message and code 2, when the best look's are not there.
     """
     if not self._is_on or not self._looks:
       return params
@@ -178,7 +184,10 @@ class Selector:
     if used.num_steps == self._stage.num_steps:
       return params
     folder = best_folder(self._parts.folder, name)
-    return bases.load_params(folder, self._parts.model, self._parts.mesh)
+    with flags.user_errors():
+      return bases.load_params(
+        folder, self._parts.model, self._parts.mesh, used.num_steps
+      )
 
   @property
   def _best(self) -> Look | None:
@@ -223,7 +232,10 @@ class Selector:
     """Keeps the params; the ones before stay until the next, for a resume."""
     folder = best_folder(self._parts.folder, self._stage.name)
     base = folder.parent / bases.NAME
-    with checkpoint.Store(folder, keep=2) as store:
+    with (
+      checkpoint_faults.writing(folder),
+      checkpoint.Store(folder, keep=2) as store,
+    ):
       if hosts.is_first():
         store.describe(
           self._parts.tokenizer, config_fields.to_dict(self._parts.config)

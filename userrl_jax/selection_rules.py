@@ -41,10 +41,10 @@ def rules(
   return [
     *made,
     (
-      "checkpoint.every_minutes",
-      "0 with selection.num_tasks, unless checkpoint.every_steps is above 0: "
-      "a run that was killed would go on from before its best look",
-      not is_on or bool(every) or not checkpoint.every_minutes,
+      "checkpoint.every_steps",
+      "above 0 with selection.num_tasks: a run that was killed would go on "
+      "from before its best look",
+      not is_on or every > 0,
     ),
     (
       "selection.use",

@@ -12,7 +12,7 @@ the compute dtype: what samples and what is trained are the same numbers, also
 where a half-precision weight would round a small change away.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 
@@ -82,12 +82,18 @@ def merge(params: Params, scale: float) -> Params:
   Any part of the tree will do, stacked or of one layer; without adapters it is
   returned as it is.
   """
+  return merge_by(params, lambda parts: _merged(*parts, scale))
+
+
+def merge_by(
+  params: Params, add: Callable[[tuple[jax.Array, ...]], jax.Array]
+) -> Params:
+  """Does the same; `add` makes a matrix of its kernel, lora_a and lora_b."""
   if not isinstance(params, dict):
     return params
   if A in params:
-    kernel = _merged(params["kernel"], params[A], params[B], scale)
-    return {"kernel": kernel}
-  return {name: merge(inner, scale) for name, inner in params.items()}
+    return {"kernel": add((params["kernel"], params[A], params[B]))}
+  return {name: merge_by(inner, add) for name, inner in params.items()}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
