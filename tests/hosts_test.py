@@ -19,6 +19,7 @@ from userrl_jax import config_hosts
 from userrl_jax import host_watch
 from userrl_jax import hosts
 from userrl_jax import hosts_rules
+from userrl_jax import kept_episodes
 from userrl_jax import selection
 
 
@@ -157,6 +158,46 @@ def _lose(place, folder, doomed, phase, heard):
   # Both got somewhere, and neither to the end.
   steps = [x["step"] for x in hosting.lines(folder / "metrics.jsonl")]
   assert steps and steps[-1] < hosting.NUM_STEPS - 1
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("num_hosts", [1, 2])
+def test_an_evaluation_that_two_hosts_began_any_number_ends(
+  place, alone, num_hosts
+):
+  flags = [
+    f"--config.init_from={alone / 'checkpoints' / 'grpo'}",
+    "--config.gyms.num_test_tasks=32",
+    "--config.evaluation.num_tasks=32",
+  ]
+  started = dict(entry="evaluate")
+  hosting.finished([place.start(f"whole_{num_hosts}", *flags, **started)])
+  # Host 1 has played its share, and waits for the other's.
+  name = f"evaluated_by_{num_hosts}"
+  when = (signal.SIGKILL, "exchange of episodes", 1)
+  both = place.start_two(name, *flags, doomed=1, when=when, **started)
+  outputs = hosting.ended(both)
+  assert both[0].returncode == host_watch.EXIT_CODE, outputs
+  folder, stage = place.folder / name, "grpo@5"
+  kept = [kept_episodes.path_of(folder, stage, host) for host in range(2)]
+  num_kept = [len(hosting.lines(path)) - 1 for path in kept]
+  assert num_kept[1] == 64
+  if num_hosts == 1:
+    [(out, _)] = hosting.finished([place.start(name, *flags, **started)])
+  else:
+    again = hosting.finished(place.start_two(name, *flags, **started))
+    (out, _), (silent, _) = again
+    assert "played already" not in silent
+  assert f"{sum(num_kept)} of 128 episodes were played already" in out
+  assert not any(path.exists() for path in kept)
+  whole, ended = (
+    json.loads(
+      (place.folder / run / "evaluations" / f"{stage}.json").read_text()
+    )
+    for run in (f"whole_{num_hosts}", name)
+  )
+  for key in ("gyms", "macro", "splits", "averages"):
+    assert ended[key] == whole[key], key
 
 
 @pytest.mark.exhaustive
