@@ -181,14 +181,14 @@ def test_an_evaluation_that_two_hosts_began_any_number_ends(
   folder, stage = place.folder / name, "grpo@5"
   kept = [kept_episodes.path_of(folder, stage, host) for host in range(2)]
   num_kept = [len(hosting.lines(path)) - 1 for path in kept]
-  assert num_kept[1] == 64
+  assert num_kept[1] == 32
   if num_hosts == 1:
     [(out, _)] = hosting.finished([place.start(name, *flags, **started)])
   else:
     again = hosting.finished(place.start_two(name, *flags, **started))
     (out, _), (silent, _) = again
     assert "played already" not in silent
-  assert f"{sum(num_kept)} of 128 episodes were played already" in out
+  assert f"{sum(num_kept)} of 64 episodes were played already" in out
   assert not any(path.exists() for path in kept)
   whole, ended = (
     json.loads(

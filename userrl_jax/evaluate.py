@@ -144,16 +144,15 @@ def _open_kept(
   The first host takes over all of it and sends it to the others, so that none
   reads a file that another host's disk may show it late.
   """
-  first = kept_episodes.path_of(folder, stage)
-
-  def of_this_host():
-    if hosts.is_first():
-      others = kept_episodes.paths_of_others(folder, stage)
-      return kept_episodes.KeptEpisodes(first, pinned, tasks, taken_over=others)
-    own = kept_episodes.path_of(folder, stage, jax.process_index())
-    return kept_episodes.KeptEpisodes(own, pinned, tasks, also=first)
-
-  return hosts.first_before_others(of_this_host, first)
+  path = kept_episodes.path_of(folder, stage, jax.process_index())
+  if not hosts.is_first():
+    [taken, *_] = hosts.gather([])
+    return kept_episodes.KeptEpisodes(path, pinned, tasks, given=taken)
+  others = kept_episodes.paths_of_others(folder, stage)
+  kept = kept_episodes.KeptEpisodes(path, pinned, tasks, taken_over=others)
+  hosts.gather(kept.lines)
+  kept.lines.clear()
+  return kept
 
 
 def _forget_kept(folder: pathlib.Path, stage: str) -> None:
