@@ -26,6 +26,7 @@ of the grid, and the report makes the tests that were planned with them.
                     waits for it, prints how to submit both, runs nothing
   --only=N          only run number N, from 0; no report (the job array does so)
   --report_only     reports on what there is
+  --noreport        leaves the report as it is
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     if None in codes.values():
       print("stopped; the same command goes on", file=sys.stderr)
       return _STOPPED
-  if own.only < 0:
+  if own.only < 0 and own.report:
     folder.mkdir(parents=True, exist_ok=True)
     members = _members(runs, folder)
     page, table = sweep_report.write(folder, members, experiment)
@@ -130,6 +131,7 @@ def parse(argv: Sequence[str]) -> tuple[absl_flags.FlagValues, list[str]]:
   actions = ("dry_run", "slurm", "report_only")
   for name in (*actions, "help"):
     absl_flags.DEFINE_bool(name, False, name, flag_values=own)
+  absl_flags.DEFINE_bool("report", True, "report", flag_values=own)
   own.set_gnu_getopt()
   try:
     _, *rest = own(["", *argv], known_only=True)

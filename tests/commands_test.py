@@ -25,6 +25,7 @@ import sys
 import pytest
 
 from userrl_jax import config_fields
+from userrl_jax import experiments
 from userrl_jax import flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -336,16 +337,46 @@ def _scripts() -> list[pathlib.Path]:
         *(*_PREPARED, "userrl_jax.evaluate"),
       ],
     ),
-    ("ablations.sh b --config.grpo.kl_coef=0", [*_PREPARED, "launch/sweep.py"]),
     *(
-      (f"ablations.sh {letter}", [*_PREPARED, *["launch/sweep.py"] * 2])
-      for letter in "de"
+      (f"ablations.sh {words}", [*_PREPARED, *["launch/sweep.py"] * 2])
+      for words in ("b --config.grpo.kl_coef=0", "d", "e")
     ),
   ],
 )
 def test_scripts_print_what_they_do(words, found, tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   assert _check_script(shlex.split(f"launch/{words}"), tmp_path) == found
+
+
+def _sweeps(letter: str) -> list[str]:
+  """Returns the sweeps that a dry run of an experiment prints."""
+  done = subprocess.run(
+    ["bash", "launch/ablations.sh", "--dry_run", letter],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  return [line for line in done.stdout.splitlines() if "sweep.py" in line]
+
+
+def test_experiments_of_two_seeds_train_no_other_cold_starts():
+  for letter in "de":
+    start, _ = _sweeps(letter)
+    assert "--out_dir=runs/ablations/cold_start --grid=seed=0,1 " in start
+    assert "--noreport" in start  # that of b has five seeds
+
+
+def test_what_stands_beside_b_is_run_before_its_report():
+  path = ROOT / "configs" / "ablations" / "cold_start.py"
+  (beside,) = experiments.load(str(path)).beside
+  longer, own = _sweeps("b")
+  folder = beside.folder.removesuffix("/seed={seed}")
+  assert f"--out_dir={folder} " in longer and "--noreport" in longer
+  assert beside.evaluation in longer.partition("--config.stages=")[2]
+  assert "rl_only_iterations=120" in longer
+  assert "--out_dir=runs/ablations/cold_start " in own
+  assert "--noreport" not in own
 
 
 def test_every_script_is_tested_and_short():

@@ -175,7 +175,11 @@ def sinks(step, numbers):
 # Illness -> (what happens to a healthy run, words of the message).
 ILL = {
   "collapse": (collapses, "gradient norm up to .*credit=equalized"),
-  "decline": (sinks, "from 0.6.* to 0.3.*credit=equalized, or grpo.kl_coef"),
+  "decline": (
+    sinks,
+    "from 0.6.* to 0.3.*credit=equalized, or a higher grpo.kl_coef.*"
+    "selection.num_tasks with selection.use=grpo",
+  ),
   "early_plateau": (stays_low, "stays near 0.0.* cold start"),
   "dead_groups": (falls_to(0.9, "group/flat_share"), "90% of groups"),
   "entropy_collapse": (falls_to(0.004, "train/entropy"), "to 0.004 nats"),

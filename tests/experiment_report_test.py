@@ -66,18 +66,18 @@ def _episode(gym, number, member, score, num_turns, profile=""):
   )
 
 
-def _record(rewards, bits, member, iteration):
+def _record(rewards, bits, choices, member, iteration):
   """Returns a training transcript of Telepathy with these turns."""
   turns = [
     {
       "reward": r,
       "num_tokens": 2,
       "fault": "ok",
-      "action": {"choice": "action", "content": f"{b} {k}"},
+      "action": {"choice": choice, "content": f"{b} {k}"},
       "observation": "Yes." * round(1 + 2 * b),
       "privileged": {"information_bits": b},
     }
-    for k, (r, b) in enumerate(zip(rewards, bits, strict=True))
+    for k, (r, b, choice) in enumerate(zip(rewards, bits, choices, strict=True))
   ]
   return {
     **{"gym": "telepathy", "task": "t", "member": member, "valid": True},
@@ -114,13 +114,24 @@ def _member(folder, arm, seed):
     )
   ]
   summary = scorecard.evaluation_summary(episodes, "grpo", 1.0, seed)
+  summary["forgetting"] = {
+    "perplexity_turns": 1.5 + 0.1 * seed,
+    "perplexity_all": 20.0 + seed,
+  }
   (made / "evaluations" / "grpo.json").write_text(json.dumps(summary))
   _write(made / "transcripts" / "evaluation_grpo.jsonl", map(_told, episodes))
   _write(
     made / "transcripts" / "grpo.jsonl",
     [
-      # By r2g a turn has more credit the later it is; here it tells more, too.
-      _record([0.0, 0.0, 1.0], [0.5, 1.0, 0.0], member, step)
+      # By r2g a turn has more credit the later it is: it tells the search from
+      # questions, and ranks these the wrong way round.
+      _record(
+        [0.0, 0.0, 0.0, 1.0],
+        [0.0, 1.0, 0.5, 0.0],
+        ["search", "action", "action", "answer"],
+        member,
+        step,
+      )
       for step in (0, 5)
       for member in (0, 1)
     ],
@@ -134,7 +145,15 @@ def _member(folder, arm, seed):
     for step in range(8)
   ]
   steps[0]["score/macro"] = 0.0
+  steps[5]["time/step_s"] = 1200.0  # it was paused
   _write(made / "metrics.jsonl", [*steps, {"stage": "grpo", "step": 7}])
+  environment = {
+    "command": f"python -m userrl_jax.train --config=x.py:{arm} --seed={seed}",
+    "git": {"commit": "0123456789abcdef", "changed": False},
+  }
+  if arm == "poor":
+    environment["resumed"] = [{"commit": "fedcba9876543210", "changed": True}]
+  (made / "environment.json").write_text(json.dumps(environment))
   found = {"stage": "grpo", "step": 3, "name": "collapse", "message": "it fell"}
   lines = [json.dumps(found)] * (arm == "poor" and seed < 2)
   (made / "diagnostics.jsonl").write_text("\n".join(lines))
@@ -284,16 +303,22 @@ def test_the_front_has_what_nothing_beats_in_both(report):
 
 def test_credit_is_ranked_against_bits(report):
   head, *rows = report[0]["sections"]["Credit of turns and what they told"]
-  found = {row[1]: row[2] for row in rows}
-  assert head[:3] == ["gym", "credit", "correlation"]
-  assert float(found["r2g"]) == float(found["information"]) == 1.0
-  assert found["em"] == found["naive"] == "never varies"
+  found = {row[1]: row[2::2] for row in rows}
+  assert head[2::2] == ["all turns", "questions alone"]
+  # Credits rise, ranks of bits are 1, 3, 2; of questions alone 2, 1.
+  assert list(map(float, found["r2g"])) == [0.5, -1.0]
+  assert list(map(float, found["information"])) == [1.0, 1.0]
+  assert found["em"] == found["naive"] == ["never varies"] * 2
 
 
 def test_text_and_page_say_the_same(report):
   values, text, page = report
   for title in values["sections"]:
     assert f"## {title}" in text and f"<h2>{title}</h2>" in page.read_text()
+  head = page.read_text().partition("<h2>")[0]
+  assert (
+    "<h1>Which is best?</h1>" in head and f"Sweep {page.parent.name}" in head
+  )
   assert text.count("| holds |") == 4
 
 

@@ -176,6 +176,18 @@ def test_ranks_of_credit_and_bits_by_hand(run, capsys):
     rescore.rank_with_bits(rescore.rescore(RECORDS, config.Credit())) is None
   )
 
+  # Of what was chosen: 0, 0 | 0.2 | - | 0.5 have told 0, 1 | 2 | - | 5.
+  chosen = ["aax", "ax", "sssa", "asa"]
+  for record, letters in zip(told, chosen, strict=True):
+    for turn, letter in zip(record["turns"], letters, strict=True):
+      choice = {"a": "action", "s": "search", "x": "answer"}[letter]
+      turn["action"] = {"choice": choice, "content": "it"}
+  of_actions = rescore.rank_with_bits(
+    rescore.rescore(told, config.Credit(credit="naive", score="sum")), "action"
+  )
+  want_actions = np.corrcoef([1.5, 1.5, 3, 4], [1, 2, 3, 4])[0, 1]
+  assert of_actions == pytest.approx(want_actions, abs=1e-12)
+
   run.write_text("".join(json.dumps(r) + "\n" for r in told))
   assert rescore.main([str(run), "--credit=naive"]) == 0
   head, _, row = capsys.readouterr().out.splitlines()

@@ -153,8 +153,9 @@ def decline(history: Sequence[Numbers], credit: str = "") -> str:
     remedy = "a lower grpo.optimizer.learning_rate"
   return (
     f"the score fell from {best:.2f} to {last:.2f}, means of {size} steps; try "
-    f"{remedy}, or grpo.kl_coef, which keeps the policy near its start; "
-    "selection.use keeps the best checkpoint"
+    f"{remedy}, or a higher grpo.kl_coef, which keeps the policy near its "
+    "start; selection.num_tasks with selection.use=grpo keeps the best "
+    "checkpoint"
   )
 
 

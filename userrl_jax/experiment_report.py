@@ -12,6 +12,7 @@ import numpy as np
 
 from userrl_jax import charts
 from userrl_jax import config as config_lib
+from userrl_jax import experiment_commands
 from userrl_jax import experiment_results
 from userrl_jax import experiment_training
 from userrl_jax import experiments
@@ -56,6 +57,7 @@ def sections(
       ranks(experiment, results),
       experiment_training.curves(results),
       experiment_training.settings(results),
+      experiment_commands.section(every),
     )
     if section
   ]
@@ -73,7 +75,7 @@ def treatments(results: experiment_results.Results) -> pages.Section:
   gyms = list(first.evaluation.gyms) if first else []
   head = ["treatment", "runs", "score", "95% interval", *gyms]
   head += ["of runs", "turns", "time-weighted", "success", "perplexity"]
-  head += ["valid calls", "invalid", "found in training"]
+  head += ["perplexity, all", "valid calls", "invalid", "found in training"]
   rows, estimates = [], []
   for name, own in results.items():
     if not own:
@@ -93,9 +95,10 @@ def treatments(results: experiment_results.Results) -> pages.Section:
       for m in ("turns", "time_weighted")
     ]
     row.append(_average(runs, "pass@1"))
-    row.append(
-      _mean(r.evaluation.forgetting.get("perplexity_turns") for r in runs)
-    )
+    row += [
+      _mean(r.evaluation.forgetting.get(f"perplexity_{of_ids}") for r in runs)
+      for of_ids in ("turns", "all")
+    ]
     row.append(_average(runs, "format_validity"))
     of_gyms = [g for r in runs for g in r.evaluation.gyms.values()]
     row.append(str(sum(gym.invalid for gym in of_gyms)))
@@ -106,9 +109,10 @@ def treatments(results: experiment_results.Results) -> pages.Section:
   return pages.Section(
     "Treatments",
     "Means over runs; the interval is of tasks and runs. Turns, time-weighted "
-    "score and success are of the evaluation; perplexity is that of a fixed "
-    "set of demonstrations. The last column counts the runs in which training "
-    "said so.",
+    "score and success are of the evaluation; perplexity is that of the "
+    "agent's tokens in a fixed set of demonstrations, and of all tokens there, "
+    "what the agent reads among them: training is on the agent's alone. The "
+    "last column counts the runs in which training said so.",
     head,
     rows,
     charts.intervals(estimates, title) if estimates else None,
@@ -244,10 +248,11 @@ def ranks(
   """Returns how far each credit of turns follows what turns told.
 
   Spearman's correlation with exact bits over all turns but the last of an
-  episode, of one treatment's training episodes, credited anew step by step.
+  episode, and over questions alone, of one treatment's training episodes,
+  credited anew step by step.
   """
   own = results.get(experiment.ranks_of, {})
-  found: dict[str, dict[str, list[float | None]]] = {}
+  found: dict[str, dict[str, list[tuple[float | None, ...]]]] = {}
   for seed in sorted(own):
     steps: dict[int, list[rescore.Record]] = {}
     for record in own[seed].trained:
@@ -262,35 +267,39 @@ def ranks(
         if episode.is_valid
       ]
       for gym in sorted({e.gym for e in episodes if e.bits}):
-        rank = rescore.rank_with_bits([e for e in episodes if e.gym == gym])
-        found.setdefault(gym, {}).setdefault(credit, []).append(rank)
+        of_gym = [e for e in episodes if e.gym == gym]
+        both = tuple(
+          rescore.rank_with_bits(of_gym, choice) for choice in ("", "action")
+        )
+        found.setdefault(gym, {}).setdefault(credit, []).append(both)
   if not found:
     return None
   rows = []
   for gym, by_credit in found.items():
     for credit in RANKED:
-      values = by_credit.get(credit, [])
-      known = [value for value in values if value is not None]
-      rows.append(
-        [
-          *(gym, credit, f"{np.mean(known):.3f}" if known else "never varies"),
-          " ".join("–" if v is None else f"{v:.3f}" for v in values),
-        ]
-      )
+      row = [gym, credit]
+      for values in zip(*by_credit.get(credit, [(None, None)])):
+        row.append(_mean(values) or "never varies")
+        row.append(" ".join("–" if v is None else f"{v:.3f}" for v in values))
+      rows.append(row)
   return pages.Section(
     "Credit of turns and what they told",
     f"Spearman's correlation with exact bits, of {experiment.ranks_of}'s "
-    "training episodes (last turns left out), mean over runs and each run's. A "
-    "credit that never varies before the last turn has none; information is "
-    "made of the bits themselves.",
-    ["gym", "credit", "correlation", "of runs"],
+    "training episodes (last turns left out), mean over runs and each run's. "
+    "Of all turns it says above all whether a credit tells questions from "
+    "searches and answers, which tell next to nothing; of questions alone, "
+    "whether it tells good ones from bad ones. A credit that never varies "
+    "before the last turn has none; information is made of the bits "
+    "themselves.",
+    ["gym", "credit", "all turns", "of runs", "questions alone", "of runs"],
     rows,
   )
 
 
 def _tests_section(tests: Sequence[Mapping[str, Any]]) -> pages.Section:
   head = ["question", "above", "below", "of", "difference", "95% interval"]
-  head += ["level of the test", "its interval", "of runs", "verdict"]
+  head += ["level of the test", "its interval", "t interval", "of runs"]
+  head.append("verdict")
   rows = []
   for test in tests:
     what = test["measure"] + (
@@ -301,20 +310,33 @@ def _tests_section(tests: Sequence[Mapping[str, Any]]) -> pages.Section:
     row = [test["question"] + primary, test["above"], test["below"]]
     row.append(what + margin)
     if "difference" not in test:
-      rows.append([*row, *["" for _ in range(5)], "no runs"])
+      rows.append([*row, *["" for _ in range(6)], "no runs"])
       continue
     own, (low, high) = test["difference"], test["wide"]
     row += [f"{own['mean']:+.3f}", f"{own['low']:+.3f} to {own['high']:+.3f}"]
     row += [f"{test['level']:.1%}", f"{low:+.3f} to {high:+.3f}"]
+    ends = test["t_interval"]
+    row.append(f"{ends[0]:+.3f} to {ends[1]:+.3f}" if ends else "")
     row.append(" ".join(f"{value:+.3f}" for value in test["of_seeds"]))
-    rows.append([*row, test["verdict"]])
+    rows.append([*row, _verdict(test)])
   return pages.Section(
     "Planned tests",
     "Paired by task and seed. A verdict goes by the interval at the level of "
-    "the test: 95% for a primary one; the others share 5%.",
+    "the test: 95% for a primary one; the others share 5%. It is too narrow "
+    "where runs spread much more than their tasks account for. Beside it, in "
+    "no verdict, Student's t interval over runs at the same level, which is "
+    "right then, and wide with few runs.",
     head,
     rows,
   )
+
+
+def _verdict(test: Mapping[str, Any]) -> str:
+  """Returns a verdict; of fewer than three runs it says that it is a hint."""
+  num_runs, verdict = len(test["seeds"]), str(test["verdict"])
+  if "holds" not in verdict or num_runs >= 3:
+    return verdict
+  return f"{verdict} ({('one run', 'two runs')[num_runs - 1]}: a hint)"
 
 
 def _average(runs: Sequence[experiment_results.Result], name: str) -> str:

@@ -17,6 +17,7 @@ from userrl_jax import rescore
 from userrl_jax import run_folder
 from userrl_jax import scorecard
 from userrl_jax import statistics
+from userrl_jax import student_t
 
 LEVEL = 0.05  # of a primary test, and of all others of an experiment together
 
@@ -28,7 +29,9 @@ class Training:
   """How a stage trained; an imitation has no scores and samples nothing."""
 
   scores: Sequence[float] = ()  # of each step's episodes, the mean over gyms
-  minutes: float = 0.0  # of all steps; evaluations are not in them
+  # Of its steps, each taken to last as long as the median one: pauses are left
+  # out, and so are evaluations.
+  minutes: float = 0.0
   num_tokens: int = 0  # sampled
   num_invalid: int = 0  # episodes left out
 
@@ -44,6 +47,8 @@ class Result:
   findings: Sequence[str]  # names of what went wrong in training
   training: Training = Training()
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  # Its processes, with what each was told to do; see `run_folder.Run`.
+  processes: Sequence[Mapping[str, Any]] = ()
 
 
 # treatment -> seed -> what it came to
@@ -75,6 +80,7 @@ def result(
     [str(line["name"]) for line in run.findings if line["stage"] == stage],
     training(run, stage),
     run.config,
+    run.processes,
   )
 
 
@@ -114,10 +120,11 @@ def training(run: run_folder.Run, stage: str) -> Training:
     for line in run.metrics
     if line.get("stage") == stage and "time/step_s" in line
   ]
+  seconds = [line["time/step_s"] for line in steps]
   total = lambda name: sum(line.get(name, 0.0) for line in steps)
   return Training(
     [score for line in steps if (score := _score(line)) is not None],
-    total("time/step_s") / 60,
+    float(np.median(seconds)) * len(seconds) / 60 if seconds else 0.0,
     int(total("rollout/tokens_sampled")),
     round(
       sum(
@@ -143,7 +150,8 @@ def planned(
 
   A primary test holds where the interval of 95% is above minus its margin; of
   the k others the interval is one of 1 - 0.05 / k, so that all of them together
-  err in one case of twenty (Bonferroni).
+  err in one case of twenty (Bonferroni). The t interval of the runs'
+  differences is told beside, at the same level; no verdict goes by it.
   """
   num_others = sum(not test.is_primary for test in experiment.tests)
   made = []
@@ -169,15 +177,17 @@ def planned(
       verdict = "holds"
     elif wide.high < -test.margin - statistics.TIE:
       verdict = "the contrary holds"
+    of_seeds = [
+      statistics.paired_macro_difference([p], num_resamples=2).mean
+      for p in pairs
+    ]
     values |= {
       "seeds": seeds,
       "difference": dataclasses.asdict(own),
       "level": 1 - share,
       "wide": [wide.low, wide.high],
-      "of_seeds": [
-        statistics.paired_macro_difference([p], num_resamples=2).mean
-        for p in pairs
-      ],
+      "t_interval": student_t.interval(of_seeds, 1 - share),
+      "of_seeds": of_seeds,
       "verdict": verdict,
     }
   return made

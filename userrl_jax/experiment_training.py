@@ -42,7 +42,8 @@ def curves(results: experiment_results.Results) -> pages.Section | None:
     "Training",
     "Scores of training episodes, on training tasks: the mean of runs, by "
     "quarter of the training, and as curves. Minutes and thousands of sampled "
-    "tokens are a run's, evaluations left out; invalid episodes are of all "
+    "tokens are a run's: the median step's time, times the number of steps, so "
+    "that pauses are left out, and evaluations. Invalid episodes are of all "
     "runs.",
     ["treatment", *quarters, "minutes", "1000 tokens", "invalid episodes"],
     rows,

@@ -51,6 +51,8 @@ class Episode:
   credits: list[float] = dataclasses.field(default_factory=list)  # of each turn
   # What each turn told; empty where the gym counts it for none.
   bits: list[float] = dataclasses.field(default_factory=list)
+  # What each turn chose to do; empty where it was no call.
+  choices: list[str] = dataclasses.field(default_factory=list)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -270,6 +272,7 @@ def _of_iteration(
       num_tokens=[turn["num_tokens"] for turn in record["turns"]],
       credits=credits_PGK[where[place]][: len(record["turns"])].tolist(),
       bits=_bits(record),
+      choices=[turn_facts.from_record(turn).choice for turn in record["turns"]],
     )
     for place, record in enumerate(records)
   ]
@@ -325,17 +328,31 @@ def table(before: Sequence[Episode], after: Sequence[Episode]) -> str:
   return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def rank_with_bits(episodes: Sequence[Episode]) -> float | None:
+def rank_with_bits(
+  episodes: Sequence[Episode], choice: str = ""
+) -> float | None:
   """Computes Spearman's correlation of turns' credits and bits.
 
   Last turns are left out: most rewards come there, and so does what is left
-  to be told. None where nothing is known, or one of them never varies.
+  to be told. Of all turns together it says above all whether a credit tells
+  questions from turns that cannot tell anything, such as searches.
+
+  Args:
+    episodes: of one gym.
+    choice: what turns must have chosen to count, such as `action`, a question;
+      empty counts all.
+
+  Returns:
+    None where nothing is known, or one of them never varies.
   """
   pairs = [
-    pair
-    for episode in episodes
-    if episode.bits
-    for pair in list(zip(episode.credits, episode.bits, strict=True))[:-1]
+    (credit_, bits)
+    for e in episodes
+    if e.bits
+    for credit_, bits, chosen in list(
+      zip(e.credits, e.bits, e.choices, strict=True)
+    )[:-1]
+    if choice in ("", chosen)
   ]
   if not pairs:
     return None

@@ -3,12 +3,14 @@
 Every seed trains the quickstart's random model, shorter: format (base), then
 imitation (cold_start), then three ways on, of as many updates each: RL from the
 base, more imitation, RL. The other experiments start from its cold starts.
+Beside it the script runs RL alone three times as long, in a sweep of its own.
 
 Command:   bash launch/ablations.sh b
 Hardware:  2 CPU cores; JOBS=2 runs side by side, one core each
-Time:      8.5 minutes a run, two at once; 25 in all
-Expect:    base 0.01, RL alone 0.03, cold start 0.55, more imitation 0.55, GRPO
-           0.60 (0.54 to 0.67); seeds differ by more than GRPO adds
+Time:      8.5 minutes a run, two at once; 25 in all; RL alone for longer 25
+Expect:    base 0.01, RL alone 0.03 (longer 0.04), cold start 0.55, more
+           imitation 0.55, GRPO 0.60 (0.54 to 0.67); seeds differ by more than
+           GRPO adds
 """
 
 import pathlib
@@ -21,6 +23,11 @@ _test = experiments.Test
 EXPERIMENT = experiments.Experiment(
   "Does GRPO need a cold start, and add to it?",
   stages=("base", "rl_only_updates", "cold_start", "continued_updates", "grpo"),
+  beside=(
+    experiments.Beside(
+      "RL alone for longer", "runs/ablations/rl_only/seed={seed}", "rl_only"
+    ),
+  ),
   tests=(
     _test("SFT+RL above RL alone", "grpo", "rl_only_updates", is_primary=True),
     _test("SFT+RL above more SFT", "grpo", "continued_updates"),
