@@ -6,7 +6,8 @@ tasks in the same order; arms differ in `grpo.credit` alone.
 Command:   bash launch/ablations.sh a
 Hardware:  2 CPU cores; JOBS=2 runs side by side, one core each
 Time:      2 minutes a run, two at once; 45 in all
-Expect:    0.56 to 0.66 but naive, 0.30: only that can be told from the others
+Expect:    0.56 to 0.66 but naive, 0.30: of the planned differences only that
+           from equalized can be told
 """
 
 import pathlib

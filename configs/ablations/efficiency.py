@@ -7,7 +7,8 @@ against turns, and its Pareto front.
 Command:   bash launch/ablations.sh e
 Hardware:  2 CPU cores; JOBS=2 runs side by side, one core each
 Time:      2 minutes a run, two at once; 11 in all
-Expect:    score and turns from 0.66 and 4.9 (free) to 0.50 and 4.2 (0.3 a turn)
+Expect:    score and turns from 0.66 and 4.9 (free) to 0.50 and 4.2 (0.3 a
+           turn), of two seeds: a hint
 """
 
 import pathlib

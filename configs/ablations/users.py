@@ -2,7 +2,8 @@
 
 Every arm is GRPO from the cold start of its seed (`cold_start.py`) in the gyms
 that have a user; arms differ in `user.profiles`. Each is then evaluated with
-six kinds of users, which never speak the same: a matrix.
+six kinds of users: a matrix. `everybody` trains with all nine kinds, so all six
+are among them; for users never met see `configs/profiles.py`.
 
 Command:   bash launch/ablations.sh c
 Hardware:  2 CPU cores; JOBS=2 runs side by side, one core each
