@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from userrl_jax import statistics
+from userrl_jax import student_t
 
 
 def naive_bootstrap(values, seed, num_resamples, confidence):
@@ -203,6 +204,35 @@ def test_macro_difference_of_five_runs_covers_at_the_level_of_verdicts():
   # It is no wider than such certainty asks for: t with 4 degrees of freedom.
   spread = (0.09**2 + 0.5**2 / len(tasks)) ** 0.5 / 5**0.5
   assert (got.high - got.low) / 2 < 5.2 * spread
+
+
+@pytest.mark.parametrize(
+  ("num_runs", "confidence", "covered"), [(5, 0.95, 0.89), (2, 0.988, 0.87)]
+)
+def test_macro_difference_is_too_narrow_where_runs_spread(
+  num_runs, confidence, covered
+):
+  """By 3 times what their tasks account for; t of their means is not."""
+  rng = np.random.default_rng(5)
+  tasks = [f"t{i}" for i in range(30)]
+  before = {t: [0.0] for t in tasks}
+  hits, hits_of_t = 0, 0
+  for trial in range(400):
+    runs, means = [], []
+    for _ in range(num_runs):
+      spread = 3 * 0.5 / len(tasks) ** 0.5
+      after = rng.normal(rng.normal(0.1, spread), 0.5, len(tasks))
+      means.append(float(after.mean()))
+      rows = {t: [x] for t, x in zip(tasks, after.tolist(), strict=True)}
+      runs.append(({"f": before}, {"f": rows}))
+    got = statistics.paired_macro_difference(
+      runs, seed=trial, num_resamples=500, confidence=confidence
+    )
+    hits += got.low <= 0.1 <= got.high
+    low, high = student_t.interval(means, confidence)
+    hits_of_t += low <= 0.1 <= high
+  assert hits / 400 == pytest.approx(covered, abs=0.045)
+  assert hits_of_t / 400 == pytest.approx(confidence, abs=0.03)
 
 
 def test_macro_difference_has_the_spread_of_tasks_and_of_runs():
