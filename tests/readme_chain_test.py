@@ -39,7 +39,7 @@ LISTED = {
   "python -m userrl_jax.doctor --config=configs/paper_8b.py": "needs "
   "libtpu and a published tokenizer: plan_test",
   "python launch/sweep.py": "six and eight runs: sweep_test has smaller sweeps",
-  "bash launch/ablations.sh": "two hours: sweep_test, experiment_report_test",
+  "bash launch/ablations.sh": "hours: sweep_test, experiment_report_test",
   "python -m userrl_jax.train --config=configs/real_input.py "
   "--config.out_dir=runs/things --config.tokenizer.folder": "an endpoint, "
   "a released file: endpoint_run_test, real_input_telepathy_test",

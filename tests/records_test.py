@@ -64,25 +64,39 @@ def test_recipe_and_readme_say_what_seed_0_gave(record, root):
   assert shown in readme
 
 
+_ABLATIONS = pathlib.Path(__file__).parent / "records" / "ablations"
+
+
+def _notes_of(root, letter):
+  """Returns what the notes say of one experiment: to the table of the next."""
+  notes = (root / "BUILD_NOTES.md").read_text()
+  _, found, rest = notes.partition(f"\n| {letter}: ")
+  assert found
+  ends = [
+    *(rest.find(f"\n| {other}: ") for other in "bacde" if other != letter),
+    rest.find("*The paper's findings in small.*"),
+  ]
+  return rest[: min(end for end in ends if end >= 0)]
+
+
 @pytest.mark.parametrize(
-  ("name", "num_seeds"),
+  ("name", "letter", "num_seeds"),
   [
-    ("cold_start", 5),
-    ("credits", 5),
-    ("users", 5),
-    ("delayed", 2),
-    ("efficiency", 2),
+    ("cold_start", "b", 5),
+    ("credits", "a", 5),
+    ("users", "c", 5),
+    ("delayed", "d", 2),
+    ("efficiency", "e", 2),
   ],
 )
-def test_pages_say_of_experiments_what_was_found(root, name, num_seeds):
-  path = pathlib.Path(__file__).parent / "records" / "ablations"
-  report = json.loads((path / f"{name}.json").read_text())
+def test_pages_say_of_experiments_what_was_found(root, name, letter, num_seeds):
+  report = json.loads((_ABLATIONS / f"{name}.json").read_text())
   experiment = experiments.load(str(root / f"configs/ablations/{name}.py"))
   tests = {test.question: test for test in experiment.tests}
   assert [test["question"] for test in report["tests"]] == list(tests)
   seeds = list(range(num_seeds))
   assert all(test["seeds"] == seeds for test in report["tests"])
-  notes = (root / "BUILD_NOTES.md").read_text()
+  notes = _notes_of(root, letter)
   page = (root / "configs/expected/ablations.md").read_text()
   head, *rows = report["sections"]["Treatments"]
   for row in rows:
@@ -90,5 +104,74 @@ def test_pages_say_of_experiments_what_was_found(root, name, num_seeds):
     assert of["runs"] == f"{num_seeds}"
     assert f"{of['score']} ({of['95% interval']})" in notes
     assert f" {of['score']}" in page
-  for test in report["tests"]:
-    assert f"{test['difference']['mean']:+.3f}" in notes
+    if letter == "b":
+      assert f"| {of['perplexity']}, {of['perplexity, all']}, " in notes
+  lines = [line.strip("| ").split(" | ") for line in notes.splitlines()]
+  for test, line in zip(report["tests"], _planned(lines), strict=True):
+    ends = [
+      f"{a:+.3f} to {b:+.3f}" for a, b in (test["wide"], test["t_interval"])
+    ]
+    hint = (
+      " (two runs: a hint)" * ("holds" in test["verdict"]) * (num_seeds == 2)
+    )
+    assert line[0].removesuffix(" (primary)") == test["question"]
+    assert line[0].endswith(" (primary)") == test["is_primary"]
+    assert line[2:] == [
+      f"{test['difference']['mean']:+.3f}",
+      f"{test['level']:.1%}: {ends[0]}",
+      ends[1],
+      test["verdict"] + hint,
+    ]
+
+
+def _planned(lines):
+  """Returns the rows of the table of planned tests, verdicts without marks."""
+  start = next(n for n, line in enumerate(lines) if line[0] == "planned") + 2
+  for line in lines[start:]:
+    if len(line) < 2:
+      return
+    yield [*line[:-1], line[-1].replace("*", "")]
+
+
+def test_notes_say_what_rl_alone_gave_for_longer(root):
+  record = json.loads((_ABLATIONS / "rl_only.json").read_text())
+  notes, score = _notes_of(root, "b"), record["score"]
+  ends = f"{score['low']:.3f} to {score['high']:.3f}"
+  assert f"| {score['mean']:.3f} ({ends}) |" in notes
+  for name in ("SFT+RL above it", "above 40 iterations"):
+    of = record[name]
+    assert f"{of['mean']:+.3f} ({of['low']:+.3f} to {of['high']:+.3f})" in notes
+  runs = list(record["seeds"].values())
+  mean = lambda values: sum(values) / len(runs)
+  minutes = mean(run["minutes"] for run in runs)
+  assert f"({minutes:.1f} minutes a run" in notes
+  assert f"{mean(run['tokens'] for run in runs):,.0f} sampled tokens" in notes
+  for part in ("first 20", "last 20"):
+    of_part = mean(run["training"][part] for run in runs)
+    assert re.search(rf"{part}( iterations)? {of_part:.3f}", notes)
+  # The report of b shows the same runs beside its own.
+  report = json.loads((_ABLATIONS / "cold_start.json").read_text())
+  head, *rows = report["sections"]["Treatments"]
+  beside = dict(zip(head, rows[0], strict=True))
+  assert beside["treatment"] == "RL alone for longer"
+  assert (beside["score"], beside["95% interval"]) == (
+    f"{score['mean']:.3f}",
+    ends,
+  )
+  of_runs = [f"{run['score']:.3f}" for run in runs]
+  assert beside["of runs"].split() == of_runs
+
+
+def test_notes_say_how_credit_follows_what_questions_told(root):
+  report = json.loads((_ABLATIONS / "credits.json").read_text())
+  _, *rows = report["sections"]["Credit of turns and what they told"]
+  notes, names = _notes_of(root, "a"), {"predicted": "learned", "r2g": "R2G"}
+  for gym, credit, *columns in rows:
+    if credit not in names:
+      continue
+    told = []
+    for mean, of_runs in (columns[:2], columns[2:]):
+      values = sorted(of_runs.split(), key=float)
+      told.append(f"{mean} ({values[0]} to {values[-1]})")
+    row = " | ".join([f"{gym.title()}, {names[credit]}", *told])
+    assert f"| {row} |" in notes
