@@ -288,6 +288,19 @@ def test_a_dry_run_prints_commands_and_writes_nothing(sweep, capsys):
   assert not pathlib.Path("dry").exists()
 
 
+def test_a_report_is_left_as_it_is_if_told_so(sweep, monkeypatch):
+  driver = sys.modules["launch_sweep"].Driver
+  finish = lambda self, runs: {run.name: 0 for run in runs}
+  monkeypatch.setattr(driver, "run", finish)
+  page = pathlib.Path("kept") / "report.html"
+  page.parent.mkdir()
+  page.write_text("of five seeds")
+  assert sweep("kept", "--grid=seed=0,1", "--noreport") == 0
+  assert page.read_text() == "of five seeds"
+  assert sweep("kept", "--grid=seed=0,1") == 0
+  assert "has not begun" in page.read_text()
+
+
 def test_the_report_of_a_job_array_waits_for_it(place, sweep, capsys):
   assert sweep("array", *GRID, "--slurm") == 0
   script = capsys.readouterr().out
