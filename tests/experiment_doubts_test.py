@@ -77,3 +77,5 @@ def test_numbers_do_not_break_and_words_do():
     assert pages.is_number_cell(text)
   for text in ("", "holds", "0.024 0.018 0.038", "0.3 for", "3 of 5"):
     assert not pages.is_number_cell(text)
+  assert pages.is_number_list("0.024 -0.018 0.038")
+  assert not any(map(pages.is_number_list, ("0.024", "0.1 to 0.2", "holds")))

@@ -11,6 +11,7 @@ import markupsafe
 _NUMBER = r"[-+]?[\d.,]+%?"
 _ENDS = f"{_NUMBER} to {_NUMBER}"
 _NUMBER_CELL = re.compile(rf"{_NUMBER}( \({_ENDS}\))?|{_ENDS}")
+_NUMBER_LIST = re.compile(rf"{_NUMBER}( {_NUMBER})+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +36,15 @@ def environment() -> jinja2.Environment:
     lstrip_blocks=True,
   )
   made.tests["number_cell"] = is_number_cell
+  made.tests["number_list"] = is_number_list
   return made
 
 
 def is_number_cell(text: str) -> bool:
   """Returns whether a cell is a number, an interval, or both."""
   return bool(_NUMBER_CELL.fullmatch(text))
+
+
+def is_number_list(text: str) -> bool:
+  """Returns whether a cell has several numbers, such as one of each run."""
+  return bool(_NUMBER_LIST.fullmatch(text))
