@@ -247,8 +247,8 @@ def _smaller_sampler(
   num_lanes = lowering.extend_lanes(engine)
   tokens = f"lower engine.extend_tokens (now {engine.extend_tokens})"
   rows = lambda num_rows: (
-    "set engine.num_rows and engine.num_lanes to "
-    f"{min(num_rows, engine.num_rows)} or less (now {engine.num_rows})"
+    f"set engine.num_rows and engine.num_lanes to {num_rows} or less (now "
+    f"{engine.num_rows})"
   )
   num_rows = rows_that_fit(alone, limit, engine.num_rows)
   if num_rows:
@@ -257,9 +257,10 @@ def _smaller_sampler(
   least = dataclasses.replace(alone, sampling=of.sampling // num_lanes)
   num_rows = rows_that_fit(least, limit, engine.num_rows)
   if num_rows:
+    also = f", and {rows(num_rows)}" if num_rows < engine.num_rows else ""
     return (
       f"{tokens} to {engine.extend_chunk}, for every lane of a call copies its "
-      f"row, and {rows(num_rows)}, or raise {tensor}"
+      f"row{also}, or raise {tensor}"
     )
   return f"raise {tensor}, over which alone the sampler's copy is split"
 
