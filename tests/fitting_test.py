@@ -149,7 +149,7 @@ def test_a_plan_fills_the_chips_of_a_slice(capsys, monkeypatch):
   c.engine = dataclasses.replace(c.engine, num_rows=0, num_lanes=0)
   plan_tables.show(c, "v5p-16")
   said = capsys.readouterr().out
-  assert "32 rows of 9472" in said and "ok   it fits" in said
+  assert "24 rows of 9472" in said and "ok   it fits" in said
 
 
 def test_programs_that_run_out_of_memory_say_what_to_change(capsys):

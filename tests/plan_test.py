@@ -27,6 +27,7 @@ from userrl_jax.models import qwen3
 
 _CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 _GIB = 2**30
+_FEW_COPIES = {"engine__num_lanes": 50, "engine__extend_tokens": 128}
 
 
 def small(**mesh) -> config_lib.Config:
@@ -199,7 +200,7 @@ def test_recipes_of_the_paper_fit_by_their_shapes(size, name):
 
 @pytest.mark.parametrize(
   "size, name, num_rows",
-  [("0_6b", "v5e-4", 40), ("1_7b", "v5e-8", 32), ("14b", "v5p-32", 72)],
+  [("0_6b", "v5e-4", 32), ("1_7b", "v5e-8", 24), ("14b", "v5p-32", 56)],
 )
 def test_other_sizes_fit_with_as_many_rows(size, name, num_rows):
   c = flags.load_recipe(f"{_CONFIGS / 'sizes.py'}:{size}")
@@ -224,14 +225,14 @@ def test_a_size_that_is_none_is_refused():
     (
       "8b",
       "v5p-16",
-      {"engine__num_rows": 200},
-      "set engine.num_rows and engine.num_lanes to 5[0-9] or less (now 200)",
-      {"engine__num_rows": 50},
+      dict(engine__num_rows=200, engine__num_lanes=200),
+      "set engine.num_rows and engine.num_lanes to 44 or less (now 200)",
+      dict(engine__num_rows=44, engine__num_lanes=44),
     ),
     (
       "8b",
       "v5e-16",
-      {"packing__rows_per_micro_batch": 16},
+      dict(packing__rows_per_micro_batch=16, engine__num_lanes=4),
       "raise mesh.tensor (now 1), over which alone",
       dict(mesh__tensor=4, engine__num_rows=4, packing__rows_per_micro_batch=4),
     ),
@@ -260,7 +261,7 @@ def test_a_size_that_is_none_is_refused():
     (
       "8b",
       "v5p-16",
-      {"engine__num_rows": 50, "rollout__max_staleness": 1},
+      dict(_FEW_COPIES, engine__num_rows=50, rollout__max_staleness=1),
       "set rollout.max_staleness=0",
       {"rollout__max_staleness": 0},
     ),

@@ -23,8 +23,8 @@ from userrl_jax import sharding
 
 # KV rows of a device, or of those that share heads, that tells no limit: a CPU.
 DEFAULT_ROWS = 64
-# What rows may fill, with all that lives beside them. The rest is for what
-# calls make, which only a compiled program tells.
+# What rows may fill, with all that lives beside them and what calls make by
+# shapes. The rest is for what only a compiled program tells.
 _SHARE = 0.8
 _MULTIPLE = 8  # of rows, where there are so many
 
@@ -46,7 +46,7 @@ def sized(
     config: validated by `config_rules.validate`.
     devices: of the run; by default those that are there.
     platform: of the devices.
-    limit: bytes of a device; by default what the devices tell.
+    limit: bytes of a device; by default what the devices tell to be free.
     reserved: bytes of a device that others take: models that act as users.
 
   Raises:
@@ -58,7 +58,7 @@ def sized(
   num_rows = engine.num_rows or _rows_of(pathlib.Path(config.out_dir))
   if not num_rows:
     devices, platform = devices or jax.devices(), platform or _platform()
-    limit = _limit() if limit is None else limit
+    limit = _free() if limit is None else limit
     num_rows = _most_rows(config, devices, platform, limit, reserved)
   num_lanes = engine.num_lanes or num_rows
   if num_lanes > num_rows:
@@ -75,14 +75,14 @@ def check(config: config_lib.Config, limit: int | None = None) -> None:
 
   Args:
     config: validated by `config_rules.validate`.
-    limit: bytes of a device; by default what the devices tell, which CPUs do
-      not.
+    limit: bytes of a device; by default what the devices tell to be free,
+      which CPUs do not.
 
   Raises:
     ValueError: says what is needed, and which line to change.
   """
   process.split_cpu(config.mesh.cpu_devices)
-  limit = _limit() if limit is None else limit
+  limit = _free() if limit is None else limit
   if limit:
     found = plan.setup(sized(config, limit=limit), jax.devices(), _platform())
     memory.check(found.need, limit, *plan.memory_sizes(found))
@@ -117,7 +117,8 @@ def explained(config: config_lib.Config) -> Iterator[None]:
         f"a run must fit into the memory of its devices, got {said}\n"
         f"where it learned, {learning}\n"
         f"where it played, set engine.num_rows and engine.num_lanes to {half} "
-        f"or less (now {config.engine.num_rows}), or raise mesh.tensor\n"
+        f"or less (now {config.engine.num_rows}), lower engine.extend_tokens "
+        f"(now {config.engine.extend_tokens}), or raise mesh.tensor\n"
         "and give another --config.out_dir; doctor --plan tells beforehand"
       ) from error
 
@@ -130,7 +131,8 @@ def _most_rows(
   reserved: int,
 ) -> int:
   """Returns how many rows fit, at least one, and no more than are of use."""
-  one = dataclasses.replace(config.engine, num_rows=1, num_lanes=1)
+  num_lanes = config.engine.num_lanes or 1
+  one = dataclasses.replace(config.engine, num_rows=1, num_lanes=num_lanes)
   config = dataclasses.replace(config, engine=one)
   found = plan.setup(config, devices, platform)
   num_rows = DEFAULT_ROWS
@@ -155,10 +157,19 @@ def _rows_of(folder: pathlib.Path) -> int:
     return 0
 
 
-def _limit() -> int:
-  """Returns the bytes of the smallest device here; 0 where it tells none."""
-  stats = [device.memory_stats() or {} for device in jax.local_devices()]
-  return min(one.get("bytes_limit", 0) for one in stats)
+def _free() -> int:
+  """Returns the bytes free on the fullest device; 0 where one tells none.
+
+  Nothing of a run is on its devices when this is asked: params come later, and
+  models that act as users are `reserved` for. So what is in use stays so.
+  """
+  free = []
+  for device in jax.local_devices():
+    stats = device.memory_stats() or {}
+    if not stats.get("bytes_limit"):
+      return 0
+    free.append(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+  return max(1, min(free))
 
 
 def _platform() -> str:

@@ -122,6 +122,11 @@ def row_length(max_tokens: int) -> int:
   return scheduler.cache_length(max_tokens, attention.CACHE_BLOCK)
 
 
+def extend_lanes(settings: config.Engine) -> int:
+  """Returns how many rows a call reads whole chunks into."""
+  return max(1, settings.extend_tokens // settings.extend_chunk)
+
+
 def extend(
   model: qwen3.Config,
   settings: config.Engine,
@@ -136,8 +141,7 @@ def extend(
     length: positions of a row, all of which the call looks at.
     mesh: of the engine.
   """
-  T = settings.extend_chunk
-  B = max(1, settings.extend_tokens // T)
+  B, T = extend_lanes(settings), settings.extend_chunk
   array = lambda *shape: _of_lanes(mesh, shape)
   return cache_lib.extend.lower(
     sampling_params(model, mesh),

@@ -19,6 +19,7 @@ from userrl_jax.learning import learner
 from userrl_jax.models import qwen3
 
 _GIB = 2**30
+_WHILE_COLLECTING = ("rollout_params", "kv_rows", "sampling")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Need:
     activations: what else an update makes.
     rollout_params: the sampler's copy of the params.
     kv_rows: histories of episodes.
-    sampling: what a call of the sampler makes.
+    sampling: what a call of the sampler makes: copies of rows, above all.
     stays: whether the sampler's copy and rows live during the update.
   """
 
@@ -85,7 +86,7 @@ def need(
   """Adds up what a run needs at least.
 
   Of an update's activations only the inputs of the layers are counted, which
-  every choice of `remat` keeps.
+  every choice of `remat` keeps; of the sampler's calls see `_sampling`.
 
   Args:
     model: shape of the policy.
@@ -129,6 +130,7 @@ def need(
     kv_rows=lowering.bytes_a_device(
       lowering.kv_rows(model, engine.num_rows, length, of_host)
     ),
+    sampling=_sampling(model, engine, length, of_host),
     stays=max_staleness > 0,
   )
 
@@ -155,7 +157,7 @@ def check(
     ValueError: says what there is, what is needed, and what to change.
   """
   for phase, total, parts in (
-    ("while it collects", of.collecting, ("rollout_params", "kv_rows")),
+    ("while it collects", of.collecting, _WHILE_COLLECTING),
     ("in the update", of.update, ("gradients", "activations")),
   ):
     if total <= limit:
@@ -194,14 +196,7 @@ def remedy(
     return "set grpo.kl_coef=0, which needs no reference params"
   tensor = f"mesh.tensor (now {mesh.shape['tensor']})"
   if of.collecting > limit:
-    alone = dataclasses.replace(of, stays=False)
-    num_rows = rows_that_fit(alone, limit, engine.num_rows)
-    if num_rows:
-      return (
-        f"set engine.num_rows and engine.num_lanes to {num_rows} or less (now "
-        f"{engine.num_rows}), or raise {tensor}"
-      )
-    return f"raise {tensor}, over which alone the sampler's copy is split"
+    return _smaller_sampler(of, limit, engine, tensor)
   return smaller_update(of, limit, model, packing, mesh)
 
 
@@ -242,3 +237,55 @@ def smaller_update(
     f"raise {tensor}, or lower packing.row_length (now {packing.row_length}) "
     "and rollout.max_tokens_per_episode"
   )
+
+
+def _smaller_sampler(
+  of: Need, limit: int, engine: config.Engine, tensor: str
+) -> str:
+  """Returns which line of a recipe to change for a sampler that fits."""
+  alone = dataclasses.replace(of, stays=False)
+  num_lanes = lowering.extend_lanes(engine)
+  tokens = f"lower engine.extend_tokens (now {engine.extend_tokens})"
+  rows = lambda num_rows: (
+    f"set engine.num_rows and engine.num_lanes to {num_rows} or less (now "
+    f"{engine.num_rows})"
+  )
+  num_rows = rows_that_fit(alone, limit, engine.num_rows)
+  if num_rows:
+    other = f", or {tokens}" if num_lanes > 1 else ""
+    return f"{rows(num_rows)}{other}, or raise {tensor}"
+  least = dataclasses.replace(alone, sampling=of.sampling // num_lanes)
+  num_rows = rows_that_fit(least, limit, engine.num_rows)
+  if num_rows:
+    also = f", and {rows(num_rows)}" if num_rows < engine.num_rows else ""
+    return (
+      f"{tokens} to {engine.extend_chunk}, for every lane of a call copies its "
+      f"row{also}, or raise {tensor}"
+    )
+  return f"raise {tensor}, over which alone the sampler's copy is split"
+
+
+def _sampling(
+  model: qwen3.Config,
+  engine: config.Engine,
+  length: int,
+  mesh: jax.sharding.Mesh,
+) -> int:
+  """Returns what a call of the sampler makes at least.
+
+  Extending copies the row of every lane, also of those that are idle, and then
+  each layer makes float32 scores of all its positions. Only calls that read
+  whole chunks are counted, though those of last pieces have more lanes.
+  Decoding copies rows where lanes are fewer than rows; else it works in place.
+  """
+  copies = lambda num_lanes: lowering.bytes_a_device(
+    lowering.kv_rows(model, num_lanes, length, mesh)
+  )
+  num_lanes = lowering.extend_lanes(engine)
+  num_heads = model.num_heads // sharding.num_head_parts(
+    mesh, model.num_kv_heads
+  )
+  num_scores = num_lanes * num_heads * engine.extend_chunk * length
+  extending = copies(num_lanes) + 4 * num_scores
+  in_place = engine.num_lanes == engine.num_rows
+  return max(extending, 0 if in_place else copies(engine.num_lanes))

@@ -16,6 +16,7 @@ import jax
 
 from userrl_jax import config as config_lib
 from userrl_jax import fitting
+from userrl_jax import lowering
 from userrl_jax import memory
 from userrl_jax import plan
 from userrl_jax import program_work
@@ -215,14 +216,14 @@ def memory_figures(of: Plan) -> Iterator[Figure]:
   if need.stays:
     yield figure("sampler, all the time", need.sampler, _ESTIMATED)
   yield figure("update, all together", need.update, update)
-  sampler, how = _how(of.decode)
-  shapes = "from shapes" if of.decode is None else how
+  sampler, shapes = _how(of.decode, "from shapes")
   yield figure("sampler's params", need.rollout_params, sampler, shapes)
   engine = found.config.engine
   rows = f"{engine.num_rows} rows of {found.row_length}; {shapes}"
   yield figure("KV rows", need.kv_rows, sampler, rows)
-  if of.decode is not None:
-    yield figure("sampler's temporaries", need.sampling, sampler, how)
+  how = "rows of a call's lanes and a layer's scores, a lower bound"
+  made, how = _how(of.decode or of.extend, how)
+  yield figure("sampler's temporaries", need.sampling, made, how)
   status = _ESTIMATED if sampler == _ESTIMATED else update
   yield figure("collecting, all together", need.collecting, status)
 
@@ -251,7 +252,7 @@ def time_figures(of: Plan) -> Iterator[Figure]:
   num_hosts = found.mesh.size // found.host_mesh.size
   num_tiles = sharding.num_row_parts(found.host_mesh) * num_hosts
   if of.extend is not None:
-    lanes = max(1, engine.extend_tokens // engine.extend_chunk)
+    lanes = lowering.extend_lanes(engine)
     call = f"{lanes} x {engine.extend_chunk} ids a call"
     yield from _costs("extend", of.extend.once, chip, _how(of.extend), call)
   if of.decode is not None:
@@ -315,10 +316,15 @@ def _head(found: plan.Setup, of: slices.Slice) -> Iterator[str]:
   )
 
 
-def _how(program: plan.Program | None) -> tuple[str, str]:
-  """Returns the status of a program's figures, and how they came about."""
+def _how(program: plan.Program | None, shapes: str = "") -> tuple[str, str]:
+  """Returns the status of a program's figures, and how they came about.
+
+  Args:
+    program: None where it was not compiled.
+    shapes: how they came about then.
+  """
   if program is None:
-    return _ESTIMATED, ""
+    return _ESTIMATED, shapes
   if not program.depths:
     return _COMPILED, "at full depth"
   depths = " and ".join(map(str, program.depths))
