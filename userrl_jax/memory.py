@@ -274,9 +274,10 @@ def _sampling(
   """Returns what a call of the sampler makes at least.
 
   Extending copies the row of every lane, also of those that are idle, and then
-  each layer makes float32 scores of all its positions. Only calls that read
-  whole chunks are counted, though those of last pieces have more lanes.
-  Decoding copies rows where lanes are fewer than rows; else it works in place.
+  each layer makes float32 scores of all its positions. Calls that read last
+  pieces have more lanes only where rows are short (`scheduler.LONG_ROW`), and
+  are not counted there. Decoding copies rows where lanes are fewer than rows;
+  else it works in place.
   """
   copies = lambda num_lanes: lowering.bytes_a_device(
     lowering.kv_rows(model, num_lanes, length, mesh)

@@ -34,9 +34,9 @@ def _asking(schedule, order, ids, budget=4):
   return session
 
 
-def _make(num_tiles=1, **changes):
+def _make(num_tiles=1, length=0, **changes):
   settings = dataclasses.replace(SETTINGS, **changes)
-  return scheduler.Scheduler(settings, num_tiles)
+  return scheduler.Scheduler(settings, num_tiles, length)
 
 
 def _read(call):
@@ -66,6 +66,25 @@ def test_the_oldest_reads_first_and_pieces_depend_on_itself_alone():
   # 77 ids to read: a long piece, and what is left in a small one.
   assert chunks == [64, 16]
   assert call.kind == "decode" and old in call.sessions
+
+
+@pytest.mark.parametrize("length, lanes", [(2048, 16), (9472, 2)])
+def test_last_pieces_of_long_rows_have_no_more_lanes_than_chunks(length, lanes):
+  """Every lane copies its row: 64 of them took more than a chip has."""
+  schedule = _make(
+    length=length,
+    num_rows=32,
+    num_lanes=32,
+    extend_chunk=128,
+    extend_tokens=256,
+  )
+  assert schedule.num_lanes(128) == 2 and schedule.num_lanes() == 32
+  assert schedule.num_lanes(scheduler.SMALL_CHUNK) == lanes
+  for order in range(32):
+    _asking(schedule, order, [order, 1, 2, 3])
+  call = schedule.next_call()
+  assert call.kind == scheduler.Kind.EXTEND
+  assert (call.chunk, len(call.sessions)) == (scheduler.SMALL_CHUNK, lanes)
 
 
 def test_who_has_had_least_goes_first_and_earlier_waves_before():

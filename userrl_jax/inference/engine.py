@@ -70,7 +70,9 @@ class Engine:
     self._num_tiles = sharding.num_row_parts(mesh)
     self._cache: kv_rows.Cache | None = None
     self._layout: qwen3.Params | None = None
-    self._scheduler = scheduler.Scheduler(settings, self._num_tiles)
+    self._scheduler = scheduler.Scheduler(
+      settings, self._num_tiles, self._length
+    )
     self._lanes_are_rows = settings.num_lanes == settings.num_rows
     self._num_opened = 0
     self._asked = asyncio.Event()

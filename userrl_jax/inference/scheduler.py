@@ -32,6 +32,9 @@ from userrl_jax.inference import sampling
 
 # The small size of an extend call; a session's last piece is rounded up to it.
 SMALL_CHUNK = 16
+# Positions. Every lane of a call copies its row; of a longer one that takes
+# more than a last piece is worth, and memory that nobody planned for.
+LONG_ROW = 2048
 # Below this share of lanes ready to decode, whoever can read does so first.
 _FEW_READY = 0.75
 
@@ -116,16 +119,19 @@ class Call:
 class Scheduler:
   """Hands out rows and lanes."""
 
-  def __init__(self, settings: config_lib.Engine, num_tiles: int):
+  def __init__(
+    self, settings: config_lib.Engine, num_tiles: int, length: int = 0
+  ):
     """Makes an idle scheduler.
 
     Args:
       settings: rows and lanes of a tile, sizes of a call, what to do when all
         rows are taken.
       num_tiles: devices, or groups of them, with rows of their own.
+      length: positions of a row.
     """
     self.num_given_up = 0  # rows taken from waiting sessions, so far
-    self._settings = settings
+    self._settings, self._length = settings, length
     self._free = [list(range(settings.num_rows)) for _ in range(num_tiles)]
     self._asking: list[Session] = []
     # Those with a row, by prompt and in the order of getting it.
@@ -148,9 +154,14 @@ class Scheduler:
     return sum(session.done is None for session in self._all_holding())
 
   def num_lanes(self, chunk: int = 1) -> int:
-    """Returns the lanes of a tile in a call that reads `chunk` ids a lane."""
+    """Returns the lanes of a tile in a call that reads `chunk` ids a lane.
+
+    Of long rows no more than for whole chunks.
+    """
     if chunk == 1:
       return self._settings.num_lanes
+    if self._length > LONG_ROW:
+      chunk = max(chunk, self._settings.extend_chunk)
     return max(1, self._settings.extend_tokens // chunk)
 
   def ask(self, session: Session) -> None:
