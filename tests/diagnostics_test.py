@@ -301,6 +301,39 @@ def test_poor_transfer_says_between_what(scores, words):
   assert words in told
 
 
+def _held_out(**scores):
+  gyms = {
+    name: {"score": score, "low": score - 0.05, "high": score + 0.05}
+    for name, score in scores.items()
+  }
+  return evaluation(fresh=0.7, test=0.7) | {"held_out": {"gyms": gyms}}
+
+
+@pytest.mark.parametrize(
+  ("before", "after", "is_worse"),
+  [
+    (dict(search=0.6, intention=0.4), dict(search=0.4, intention=0.2), True),
+    (dict(search=0.6, intention=0.4), dict(search=0.5, intention=0.4), False),
+    (dict(search=0.12, intention=0.1), dict(search=0.02, intention=0.0), False),
+    (dict(search=0.4, intention=0.2), dict(search=0.6, intention=0.4), False),
+  ],
+)
+def test_gyms_that_are_never_trained_on_must_not_fall(before, after, is_worse):
+  watch = diagnostics.Watch(healthy(seed=9))
+  found = watch.evaluation(_held_out(**after), _held_out(**before))
+  assert [f.name for f in found] == ["held_out_gyms"] * is_worse
+  for finding in found:
+    assert "fell from 0.50 to 0.30" in finding.message
+    assert "grpo.kl_coef" in finding.message
+
+
+def test_held_out_gyms_are_compared_with_what_the_stage_began_with():
+  after = _held_out(search=0.2)
+  assert diagnostics.Watch().evaluation(after) == []
+  assert diagnostics.Watch().evaluation(after, evaluation(test=0.7)) == []
+  assert diagnostics.Watch().evaluation(evaluation(fresh=0.7), after) == []
+
+
 def looks(history, every=10, **columns):
   """Puts looks at held-back tasks between the steps."""
   made = list(history)

@@ -91,10 +91,24 @@ class Watch:
     found = [(name, check(self.history)) for name, check in LOOKS.items()]
     return self._new([Finding(n, message) for n, message in found if message])
 
-  def evaluation(self, summary: Mapping[str, Any]) -> list[Finding]:
-    """Returns what an evaluation of the stage's params shows, told once."""
-    message = transfer.of_evaluation(summary, self.history)
-    return self._new([Finding("poor_transfer", message)] if message else [])
+  def evaluation(
+    self,
+    summary: Mapping[str, Any],
+    before: Mapping[str, Any] | None = None,
+  ) -> list[Finding]:
+    """Returns what an evaluation of the stage's params shows, told once.
+
+    Args:
+      summary: the evaluation.
+      before: that of what the stage started from, where there is one.
+    """
+    found = {
+      "poor_transfer": transfer.of_evaluation(summary, self.history),
+      "held_out_gyms": transfer.of_held_out_gyms(summary, before or {}),
+    }
+    return self._new(
+      [Finding(name, text) for name, text in found.items() if text]
+    )
 
   def _new(self, found: Sequence[Finding]) -> list[Finding]:
     new = [finding for finding in found if finding.name not in self._told]

@@ -72,6 +72,7 @@ class Recorder:
     self._start = self._step_start = time.monotonic()
     self._earlier_s = 0.0  # time of the processes that this one goes on for
     self._evaluations: list[Mapping[str, Any]] = []
+    self._starts_from = ""  # the stage before this one, if any
     self._writers: metrics.Writers | None = None
     self._watch = diagnostics.Watch()
     self._saver = saving.Saver(parts.config.checkpoint, self._console.print)
@@ -130,6 +131,7 @@ class Recorder:
     """
     hosts.enter("checkpoint")
     self._stage, self._update = stage, update
+    self._starts_from = stage.start
     folder = self._parts.folder / "checkpoints" / stage.name
     store = self._saver.open(folder, stage.num_steps)
     if hosts.is_first():
@@ -265,9 +267,10 @@ class Recorder:
     """Shows the evaluations so far, this one last."""
     self._parts.engine.take_counters()
     self._parts.user.take_counts()
+    before = [s for s in self._evaluations if s["stage"] == self._starts_from]
     self._evaluations.append(summary)
     self._console.show_table(self._evaluations)
-    findings = self._watch.evaluation(summary)
+    findings = self._watch.evaluation(summary, before[0] if before else None)
     if self._writers is not None:
       last = self._stage.num_steps - 1
       self._writers.write_findings(self._stage.name, last, findings)

@@ -81,6 +81,34 @@ def of_evaluation(
   )
 
 
+def of_held_out_gyms(
+  evaluation: Mapping[str, Any], before: Mapping[str, Any]
+) -> str:
+  """Finds gyms that are never trained on, and that a stage made far worse.
+
+  The mean of their scores fell to 0.7 or less of what it was, by 0.1 or more,
+  and beyond 2 standard errors.
+
+  Args:
+    evaluation: of the stage, as `scorecard.Evaluation.to_dict` gives it.
+    before: that of the stage that it starts from.
+  """
+  then, now = (
+    _mean((summary.get("held_out") or {}).get("gyms", {}))
+    for summary in (before, evaluation)
+  )
+  if then is None or now is None:
+    return ""
+  (better, error_then), (worse, error_now) = then, now
+  fall, error = better - worse, np.hypot(error_then, error_now)
+  if fall < max(0.1, 0.3 * better, 2 * error):
+    return ""
+  return (
+    f"gyms that are never trained on fell from {better:.2f} to {worse:.2f} in "
+    "this stage; try a higher grpo.kl_coef, more gyms.names, or fewer steps"
+  )
+
+
 def _first(evaluation: Mapping[str, Any], splits: Sequence[str]) -> str:
   """Returns the first of some splits that was evaluated, "" without any."""
   return next((s for s in splits if evaluation["splits"].get(s)), "")
@@ -90,7 +118,14 @@ def _macro(
   evaluation: Mapping[str, Any], split: str
 ) -> tuple[float, float] | None:
   """Returns a split's mean over gyms and its standard error."""
-  gyms = list(evaluation["splits"].get(split, {}).values())
+  return _mean(evaluation["splits"].get(split, {}))
+
+
+def _mean(
+  by_name: Mapping[str, Mapping[str, Any]],
+) -> tuple[float, float] | None:
+  """Returns the mean over gyms and its standard error; None without one."""
+  gyms = list(by_name.values())
   if not gyms or any(gym["score"] is None for gym in gyms):
     return None
   errors = [(gym["high"] - gym["low"]) / (2 * 1.96) for gym in gyms]
