@@ -314,7 +314,7 @@ def _held_out(**scores):
   [
     (dict(search=0.6, intention=0.4), dict(search=0.4, intention=0.2), True),
     (dict(search=0.6, intention=0.4), dict(search=0.5, intention=0.4), False),
-    (dict(search=0.12, intention=0.1), dict(search=0.02, intention=0.0), False),
+    (dict(search=0.1, intention=0.1), dict(search=0.02, intention=0.02), False),
     (dict(search=0.4, intention=0.2), dict(search=0.6, intention=0.4), False),
   ],
 )
