@@ -322,7 +322,7 @@ def test_the_report_of_a_job_array_waits_for_it(place, sweep, capsys):
 @pytest.mark.exhaustive
 def test_a_job_array_has_a_task_for_each_run(place, finished, sweep, capsys):
   assert sweep("array", *GRID, "--slurm", "--jobs=2") == 0
-  assert "sbatch array/array.sbatch" in capsys.readouterr().out
+  assert "sbatch --parsable array/array.sbatch" in capsys.readouterr().out
   script = pathlib.Path("array") / "array.sbatch"
   assert "#SBATCH --array=0-5%2\n" in script.read_text()
   # A task of it, in the folder of the finished sweep: there is nothing to do.
