@@ -10,7 +10,7 @@ from tests import evaluating
 from userrl_jax import assembly
 from userrl_jax import flags
 from userrl_jax import kept_episodes
-from userrl_jax import recorder
+from userrl_jax import run_folder
 
 RECIPE = """
 from userrl_jax import config
@@ -56,7 +56,7 @@ def test_a_killed_evaluation_repeats_no_finished_episode(tmp_path, root):
     process = start(folder)
     out, errors = process.communicate()
     assert process.returncode == 0, errors
-    path = recorder.evaluation_path(folder, name)
+    path = run_folder.evaluation_path(folder, name)
     dialogues = folder / "transcripts" / f"evaluation_{name}.jsonl"
     return out, json.loads(path.read_text()), dialogues.read_text()
 

@@ -16,7 +16,7 @@ from userrl_jax import evaluate
 from userrl_jax import gyms
 from userrl_jax import hosts
 from userrl_jax import kept_episodes
-from userrl_jax import recorder
+from userrl_jax import run_folder
 from userrl_jax import stages
 from userrl_jax import types
 from userrl_jax.gyms import telepathy
@@ -316,13 +316,13 @@ def test_a_killed_evaluation_ends_with_the_same_numbers(
   assert process.returncode == -signal.SIGKILL, errors
   num_kept = len(_lines(path)) - 1
   assert 4 <= num_kept < NUM_EPISODES
-  assert not recorder.evaluation_path(out_dir, name).exists()
+  assert not run_folder.evaluation_path(out_dir, name).exists()
 
   process = start()
   out, errors = process.communicate()
   assert process.returncode == 0, errors
   assert f"{num_kept} of {NUM_EPISODES} episodes were played already" in out
-  text = recorder.evaluation_path(out_dir, name).read_text()
+  text = run_folder.evaluation_path(out_dir, name).read_text()
   assert json.loads(text) == whole
   assert _transcripts(out_dir, name) == _transcripts(whole_parts.folder, name)
 
@@ -371,7 +371,7 @@ def test_episodes_are_kept_until_all_hosts_know_of_the_numbers(
   """A host must not forget its share before the first one wrote the whole."""
   one = _as(parts, agent="oracle")
   path = kept_episodes.path_of(tmp_path, "whole")
-  result = recorder.evaluation_path(tmp_path, "whole")
+  result = run_folder.evaluation_path(tmp_path, "whole")
   gather, met = hosts.gather, []
 
   def meet(value):

@@ -12,6 +12,7 @@ from userrl_jax import config as config_lib
 from userrl_jax import flags
 from userrl_jax import metrics
 from userrl_jax import recorder
+from userrl_jax import run_folder
 from userrl_jax import stages
 from userrl_jax.learning import batching
 
@@ -261,12 +262,12 @@ def test_a_complete_stage_needs_no_data(parts):
 
 
 def test_a_damaged_evaluation_is_named(parts):
-  path = recorder.evaluation_path(parts.folder, "grpo")
-  assert recorder.read_evaluation(parts.folder, "grpo") is None
+  path = run_folder.evaluation_path(parts.folder, "grpo")
+  assert run_folder.read_evaluation(parts.folder, "grpo") is None
   path.parent.mkdir(parents=True)
   path.write_text('{"stage": "gr')
   with pytest.raises(ValueError, match="grpo.json must hold a finished"):
-    recorder.read_evaluation(parts.folder, "grpo")
+    run_folder.read_evaluation(parts.folder, "grpo")
 
 
 def test_json_is_written_all_or_nothing(tmp_path):

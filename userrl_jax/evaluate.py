@@ -32,6 +32,7 @@ from userrl_jax import kept_episodes
 from userrl_jax import metrics
 from userrl_jax import pins
 from userrl_jax import recorder
+from userrl_jax import run_folder
 from userrl_jax import scorecard
 from userrl_jax import types
 from userrl_jax.inference import sampling
@@ -89,7 +90,7 @@ def evaluate(
   """
   settings = parts.config.evaluation
   with flags.user_errors():
-    read = recorder.read_evaluation
+    read = run_folder.read_evaluation
     [earlier, *_] = hosts.gather(
       read(parts.folder, stage) if hosts.is_first() else None
     )
@@ -127,7 +128,7 @@ def evaluate(
   if settings.forgetting_tasks and params is not None:
     summary["forgetting"] = forgetting.check(parts, params)
   if hosts.is_first():
-    metrics.write_json(recorder.evaluation_path(parts.folder, stage), summary)
+    metrics.write_json(run_folder.evaluation_path(parts.folder, stage), summary)
   hosts.gather(None)  # not before it is there
   kept.remove()
   return summary
@@ -225,9 +226,10 @@ def _check_pins(
   changed = pins.differences(pinned, now, ("agent", "model", "tasks"))
   if changed:
     raise ValueError(
-      f"{recorder.evaluation_path(parts.folder, stage)} must be an evaluation "
-      f"of what is given now, got one of another {', '.join(changed)}; give "
-      "another --config.out_dir, or delete the file to play anew"
+      f"{run_folder.evaluation_path(parts.folder, stage)} must be an "
+      "evaluation of what is given now, got one of another "
+      f"{', '.join(changed)}; give another --config.out_dir, or delete the "
+      "file to play anew"
     )
 
 

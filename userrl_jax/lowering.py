@@ -124,7 +124,7 @@ def row_length(max_tokens: int) -> int:
 
 def extend_lanes(settings: config.Engine) -> int:
   """Returns how many rows a call reads whole chunks into."""
-  return max(1, settings.extend_tokens // settings.extend_chunk)
+  return scheduler.extend_lanes(settings, settings.extend_chunk)
 
 
 def extend(

@@ -393,26 +393,3 @@ class Recorder:
         )
     if hosts.is_first():
       metrics.write_json(path, config_fields.to_dict(config))
-
-
-def evaluation_path(folder: pathlib.Path, name: str) -> pathlib.Path:
-  """Returns the file of an evaluation in a run's folder."""
-  return folder / "evaluations" / f"{name}.json"
-
-
-def read_evaluation(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
-  """Returns a finished evaluation, None where there is none.
-
-  Raises:
-    ValueError: when its file is damaged.
-  """
-  path = evaluation_path(folder, name)
-  if not path.exists():
-    return None
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(
-      f"{path} must hold a finished evaluation, got {error}; restore a copy, "
-      "or delete the file"
-    ) from error

@@ -67,12 +67,9 @@ def of_evaluation(
   if held_in is None and len(scores) == series.WINDOW:
     inner = ""
     held_in = scores.mean(), scores.std(ddof=1) / series.WINDOW**0.5
-  if held_in is None or held_out is None:
+  if not _is_far_below(held_out, held_in):
     return ""
-  (inside, error_in), (outside, error_out) = held_in, held_out
-  gap, error = inside - outside, np.hypot(error_in, error_out)
-  if gap < max(0.1, 0.3 * inside, 2 * error):
-    return ""
+  (inside, _), (outside, _) = held_in, held_out
   than = f"those of {inner}" if inner else "the last trained ones"
   return (
     f"tasks of split {outer} score {outside:.2f}, {than} {inside:.2f}; try "
@@ -97,16 +94,26 @@ def of_held_out_gyms(
     _mean((summary.get("held_out") or {}).get("gyms", {}))
     for summary in (before, evaluation)
   )
-  if then is None or now is None:
+  if not _is_far_below(now, then):
     return ""
-  (better, error_then), (worse, error_now) = then, now
-  fall, error = better - worse, np.hypot(error_then, error_now)
-  if fall < max(0.1, 0.3 * better, 2 * error):
-    return ""
+  (better, _), (worse, _) = then, now
   return (
     f"gyms that are never trained on fell from {better:.2f} to {worse:.2f} in "
     "this stage; try a higher grpo.kl_coef, more gyms.names, or fewer steps"
   )
+
+
+def _is_far_below(
+  one: tuple[float, float] | None, other: tuple[float, float] | None
+) -> bool:
+  """Returns whether a score is; each is a mean and its standard error.
+
+  At most 0.7 of the other one, 0.1 below, and beyond 2 standard errors.
+  """
+  if one is None or other is None:
+    return False
+  gap, error = other[0] - one[0], np.hypot(one[1], other[1])
+  return bool(gap >= max(0.1, 0.3 * other[0], 2 * error))
 
 
 def _first(evaluation: Mapping[str, Any], splits: Sequence[str]) -> str:

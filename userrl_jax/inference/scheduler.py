@@ -39,6 +39,11 @@ LONG_ROW = 2048
 _FEW_READY = 0.75
 
 
+def extend_lanes(settings: config_lib.Engine, chunk: int) -> int:
+  """Returns how many rows of a device a call reads `chunk` ids into."""
+  return max(1, settings.extend_tokens // chunk)
+
+
 class Kind(enum.StrEnum):
   """What a device call does."""
 
@@ -162,7 +167,7 @@ class Scheduler:
       return self._settings.num_lanes
     if self._length > LONG_ROW:
       chunk = max(chunk, self._settings.extend_chunk)
-    return max(1, self._settings.extend_tokens // chunk)
+    return extend_lanes(self._settings, chunk)
 
   def ask(self, session: Session) -> None:
     """Queues a session that has ids to read and a budget."""
