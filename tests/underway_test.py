@@ -1,10 +1,10 @@
 """What is known of an episode below it: draws, words, a clock that can stop."""
 
 import asyncio
-import time
 
 import pytest
 
+from tests import virtual_time
 from userrl_jax import underway
 
 
@@ -42,11 +42,14 @@ def test_a_pause_stops_the_clock():
         await asyncio.sleep(pause_s)
       await asyncio.sleep(work_s)
 
-  asyncio.run(run(0.4, 0.0))
-  start = time.monotonic()
-  with pytest.raises(TimeoutError):
-    asyncio.run(run(0.3, 5.0))
-  assert 0.45 < time.monotonic() - start < 1.0
+  virtual_time.run(run(0.4, 0.0))
+
+  async def too_long():
+    with pytest.raises(TimeoutError):
+      await run(0.3, 5.0)
+    return virtual_time.now()
+
+  assert virtual_time.run(too_long()) == pytest.approx(0.5)
 
 
 def test_pauses_at_once_stop_it_once():
@@ -62,15 +65,14 @@ def test_pauses_at_once_stop_it_once():
     with underway.paused():  # where nothing runs out, nothing is stopped
       pass
 
-  asyncio.run(run())
+  virtual_time.run(run())
 
 
 def test_a_deadline_can_be_let_expire():
   async def run():
-    async with underway.within(60.0):
-      await underway.expire()
+    with pytest.raises(TimeoutError):
+      async with underway.within(60.0):
+        await underway.expire()
+    return virtual_time.now()
 
-  start = time.monotonic()
-  with pytest.raises(TimeoutError):
-    asyncio.run(run())
-  assert time.monotonic() - start < 1.0
+  assert virtual_time.run(run()) < 1.0

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests import virtual_time
 from tests.clients import episodes
 from tests.clients import server
 from userrl_jax import config
@@ -95,30 +96,44 @@ def test_a_resumed_run_goes_on_with_what_was_spent(tmp_path):
 
 
 KILLED = """
-import asyncio, os, sys
+import asyncio, os, pathlib, sys
 from userrl_jax import config, users
 who = users.User(
   config.User(kind="endpoint", base_url=sys.argv[1], model="m", max_tokens=50),
   caps=config.Budget(max_calls=100, max_tokens=100_000),
-  folder=__import__("pathlib").Path(sys.argv[2]),
+  folder=pathlib.Path(sys.argv[2]),
 )
 async def run():
   async with who.opened() as judge:
     one = lambda: judge._complete([{"role": "user", "content": "Yes?"}])
     await asyncio.gather(*(one() for _ in range(12)))
     rest = [asyncio.ensure_future(one()) for _ in range(5)]
-    await asyncio.sleep(0.3)  # they are under way now
+    while not pathlib.Path(sys.argv[3]).exists():  # are they under way?
+      await asyncio.sleep(0.01)
     os.kill(os.getpid(), 9)
 asyncio.run(run())
 """
 
 
 def test_a_killed_run_has_spent_at_most_what_it_says(tmp_path, root):
-  with server.Server(lambda _: "Yes", delay_s=0.1) as running:
+  """The last five are asked of a server that has their requests and waits."""
+  are_asked = tmp_path / "asked"
+
+  def answer(_):
+    if len(running.log) >= 17:
+      are_asked.touch()
+    if len(running.log) > 12:
+      running.stop.wait(60)
+    return "Yes"
+
+  with server.Server(answer) as running:
     subprocess.run(
-      [sys.executable, "-c", KILLED, running.base_url, str(tmp_path)],
+      [
+        *(sys.executable, "-c", KILLED),
+        *(running.base_url, tmp_path, are_asked),
+      ],
       cwd=root,
-      timeout=60,
+      timeout=300,
     )
     assert len(running.log) == 17
     at_most = spent(tmp_path)["at_most"]
@@ -210,7 +225,7 @@ def test_waiting_for_the_budget_is_no_timeout():
     budget.settle("user", one, budget_lib.Amount())
     await waiting
 
-  asyncio.run(run())
+  virtual_time.run(run())
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_nobody_listens():
 
 def test_few_requests_at_once_over_few_connections():
   prompts = [str(i) for i in range(64)]
-  with server.Server(echo, delay_s=0.1) as running:
+  with server.Server(echo, crowd=8) as running:
     replies, counts = run(running, *prompts, max_concurrent=8)
     assert replies == [f"echo {p}" for p in prompts]
     assert counts.num_requests == len(running.log) == 64

@@ -1,10 +1,10 @@
-"""Requests at once and a minute, on a clock of the test's own."""
+"""Requests at once and a minute."""
 
 import asyncio
-import time
 
 import pytest
 
+from tests import virtual_time
 from tests.clients import episodes
 from tests.clients import server
 from userrl_jax import underway
@@ -12,43 +12,26 @@ from userrl_jax import users
 from userrl_jax.clients import limits as limits_lib
 
 
-class Clock:
-  """Runs faster than time, by so much."""
-
-  def __init__(self, factor):
-    self._factor, self._start = factor, time.monotonic()
-
-  def __call__(self):
-    return self._factor * (time.monotonic() - self._start)
+def make(max_concurrent, **limits):
+  return limits_lib.Limits(max_concurrent, clock=virtual_time.now, **limits)
 
 
-def passed(limits, clock, sizes, corrected=None):
-  """Returns when each of the requests got its place, in the clock's seconds."""
+def passed(limits, sizes, corrected=None, held_s=0.0):
+  """Returns after how many seconds each of the requests got its place."""
   times = {}
 
   async def one(i, size):
     async with limits.place(size) as booked:
-      times[i] = clock()
+      times[i] = virtual_time.now()
       if corrected is not None:
         limits.correct(booked, corrected)
 
   async def run():
-    # What sleeps so many seconds of the clock sleeps too long: it is faster.
+    limits.hold(held_s)
     await asyncio.gather(*(one(i, size) for i, size in enumerate(sizes)))
 
-  asyncio.run(run())
+  virtual_time.run(run())
   return [times[i] for i in range(len(sizes))]
-
-
-@pytest.fixture
-def fast(monkeypatch):
-  """A clock on which a minute takes 0.3 s, for sleeping as well."""
-  clock = Clock(200.0)
-  sleep = asyncio.sleep
-  monkeypatch.setattr(
-    limits_lib.asyncio, "sleep", lambda seconds: sleep(seconds / 200.0)
-  )
-  return clock
 
 
 @pytest.mark.parametrize(
@@ -60,24 +43,22 @@ def fast(monkeypatch):
     ({"tokens_per_minute": 100}, 500, 1),  # alone, or never
   ],
 )
-def test_no_minute_holds_more(fast, limits, size, per_minute):
-  times = passed(limits_lib.Limits(8, clock=fast, **limits), fast, [size] * 8)
+def test_no_minute_holds_more(limits, size, per_minute):
+  times = passed(make(8, **limits), [size] * 8)
   assert times == sorted(times)  # in order of arrival
   for early, late in zip(times, times[per_minute:]):
-    assert late - early >= 59.9
-  assert times[per_minute - 1] < 30  # and the first ones at once
+    assert late - early == pytest.approx(60.0, abs=0.1)
+  assert times[per_minute - 1] == 0.0  # the first ones at once
 
 
-def test_what_a_request_did_not_take_is_free_again(fast):
-  limits = limits_lib.Limits(8, tokens_per_minute=100, clock=fast)
-  times = passed(limits, fast, [50] * 6, corrected=10)
-  assert times[-1] < 30
+def test_what_a_request_did_not_take_is_free_again():
+  times = passed(make(8, tokens_per_minute=100), [50] * 6, corrected=10)
+  assert times[-1] == 0.0
 
 
-def test_all_wait_when_the_endpoint_asks_for_it(fast):
-  limits = limits_lib.Limits(8, clock=fast)
-  limits.hold(40.0)
-  assert min(passed(limits, fast, [1, 1])) >= 39.9
+def test_all_wait_when_the_endpoint_asks_for_it():
+  times = passed(make(8), [1, 1], held_s=40.0)
+  assert times == pytest.approx([40.0, 40.0], abs=0.1)
 
 
 def test_waiting_for_our_own_limits_is_no_timeout():
@@ -90,7 +71,7 @@ def test_waiting_for_our_own_limits_is_no_timeout():
   async def run():
     await asyncio.gather(*(one() for _ in range(6)))
 
-  asyncio.run(run())
+  virtual_time.run(run())
 
 
 def test_roles_share_their_limits():

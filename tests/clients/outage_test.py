@@ -86,16 +86,16 @@ def test_a_server_that_is_killed_and_comes_back_costs_time_only(
   # The step's time is far shorter than the outage, and still enough.
   who = users.User(
     episodes.user(
-      process.base_url, max_outage_s=60.0, timeout_s=0.9, max_concurrent=8
+      process.base_url, max_outage_s=60.0, timeout_s=3.0, max_concurrent=8
     )
   )
   with caplog.at_level(logging.WARNING):
-    groups = play_while(table, process, who, 3.0, step_timeout_s=2.0)
+    groups = play_while(table, process, who, 8.0, step_timeout_s=6.0)
   played = episodes.trajectories(groups)
   assert len(played) == 8 * 24
   assert {str(t.fault) for t in played} == {"ok"}
   counts = who.take_counts()
-  assert counts["user/outages"] >= 1 and counts["user/outage_s"] > 2.5
+  assert counts["user/outages"] >= 1 and counts["user/outage_s"] > 7.0
   assert not [name for name in counts if "failed" in name]
   assert "rollouts wait for it" in caplog.text
   assert re.search(r"answers again after \d+ s", caplog.text)
@@ -162,7 +162,7 @@ def test_an_outage_that_lasts_stops_the_run_and_books_nothing(table):
   start = time.monotonic()
   with pytest.raises(types.SetupError, match=r"got nothing for 1 s") as caught:
     table.play(who, 2, limits=limits())
-  assert 0.9 < time.monotonic() - start < 5.0
+  assert 0.9 < time.monotonic() - start < 30.0
   assert "user.max_outage_s" in str(caught.value)
 
 

@@ -37,7 +37,7 @@ def test_requests_are_spread_over_small_pools_and_connections_are_kept():
       return sizes, client._transport._under_way
 
   before = num_sockets()
-  with server.Server(lambda messages: "Yes.", delay_s=0.3) as running:
+  with server.Server(lambda messages: "Yes.", crowd=NUM) as running:
     sizes, under_way = asyncio.run(run(running))
     # Kept from one question to the next, and by nobody twice.
     assert running.num_connections == sum(sizes) == NUM

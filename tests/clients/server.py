@@ -26,6 +26,7 @@ RARE = ("declined", "cut", "null", "html", "garbled", "filtered", "drip")
 
 # No word border: in JSON the closing fence follows the n of an escaped newline.
 _NONCE = re.compile(r"[0-9a-f]{32}")
+_CROWD_S = 60.0
 _FENCED = re.compile(r"<<<([0-9a-f]{32})\n(.*)\n\1>>>", re.S)
 
 
@@ -64,6 +65,7 @@ class Server:
     key: str = "",
     model: str = "",
     delay_s: float = 0.0,
+    crowd: int = 0,
     slow_s: float = 30.0,
     retry_after: str = "0.1",
     takes_schemas: bool = True,
@@ -86,6 +88,7 @@ class Server:
       key: the only key that is let in; empty lets in any.
       model: the only model that is there; empty serves any.
       delay_s: how long every answer takes.
+      crowd: the first answer waits until so many requests are under way.
       slow_s: how long a slow one takes.
       retry_after: header of a `busy` reply.
       takes_schemas: whether a request may have a response_format.
@@ -107,6 +110,8 @@ class Server:
     self._key = key
     self._model = model
     self._delay_s = delay_s
+    self._crowd = threading.Event()
+    self._crowd_size = crowd
     self._slow_s = slow_s
     self._retry_after = retry_after
     self._takes_schemas = takes_schemas
@@ -152,7 +157,10 @@ class Server:
         os.kill(os.getpid(), signal.SIGKILL)
       self.num_under_way += 1
       self.max_under_way = max(self.max_under_way, self.num_under_way)
+      if self.num_under_way >= self._crowd_size:
+        self._crowd.set()
     try:
+      self._crowd.wait(_CROWD_S)
       self.stop.wait(self._slow_s if fault == "slow" else self._delay_s)
       return self._reply(path, key, body, fault)
     finally:

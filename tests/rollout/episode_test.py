@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from tests import virtual_time
 from userrl_jax import config as config_lib
 from userrl_jax import config_gyms
 from userrl_jax import gyms
@@ -50,7 +51,7 @@ def _play(chat, task, script, gym=None, settings=SETTINGS):
   agent = scripted.ScriptedAgent(
     script, chat, settings.limits.max_tokens_per_episode
   )
-  return asyncio.run(
+  return virtual_time.run(
     episode.play(
       task,
       gym or gyms.make("function", GYMS),
@@ -136,7 +137,7 @@ def _play_tau(chat, moves, max_malformed=9, **settings):
 
   agent.act = act_or_mumble
   limits = dataclasses.replace(LIMITS, max_malformed=max_malformed)
-  return asyncio.run(
+  return virtual_time.run(
     episode.play(
       task,
       gyms.make("tau", own),
@@ -283,7 +284,7 @@ def test_a_group_is_in_order_and_members_draw_apart(chat, tasks):
     return scripted.ScriptedAgent(lambda _: canned(rng), chat, 4096)
 
   def run(iteration):
-    return asyncio.run(
+    return virtual_time.run(
       collect.collect(
         tasks,
         3,
@@ -308,7 +309,7 @@ def test_a_group_is_in_order_and_members_draw_apart(chat, tasks):
 
 def test_too_many_invalid_episodes_stop_the_run(chat, tasks):
   error = types.FaultError(types.Fault.USER_ERROR, "the endpoint is down")
-  run = lambda num_broken: asyncio.run(
+  run = lambda num_broken: virtual_time.run(
     collect.collect(
       tasks,
       1,
@@ -349,7 +350,7 @@ def test_a_wrong_set_up_stops_the_run_at_once(chat, tasks):
       )
     return asyncio.all_tasks() - {asyncio.current_task()}
 
-  assert asyncio.run(run()) == set()
+  assert virtual_time.run(run()) == set()
   assert wrong.num_calls == 1  # not tried again
 
 
@@ -427,7 +428,7 @@ def test_a_bug_or_a_hang_ends_its_own_episode_only(
       agent.close = fail
     return agent
 
-  groups = asyncio.run(
+  groups = virtual_time.run(
     collect.collect(
       tasks[:1],
       3,

@@ -28,10 +28,10 @@ class Running:
     # On a busy machine a client may be slow to send, so its time is not cut.
     limits = connections.Limits(max_body_bytes=max_body_bytes)
     self.server = connections.Server(self.app.handle, limits)
-    self.loop = asyncio.new_event_loop()
     self.started = threading.Event()
     self.stop = asyncio.Event()
-    self.thread = threading.Thread(target=self._run, daemon=True)
+    run = lambda: asyncio.run(self._serve())
+    self.thread = threading.Thread(target=run, daemon=True)
 
   def __enter__(self):
     self.thread.start()
@@ -49,11 +49,8 @@ class Running:
   def client(self, key="any", kind=openai.OpenAI, **options):
     return kind(api_key=key, base_url=self.base_url, max_retries=0, **options)
 
-  def _run(self):
-    asyncio.set_event_loop(self.loop)
-    self.loop.run_until_complete(self._serve())
-
   async def _serve(self):
+    self.loop = asyncio.get_running_loop()
     async with self.host.opened():
       self.port = await self.server.start("127.0.0.1", 0)
       self.started.set()
@@ -283,12 +280,28 @@ def test_who_has_no_key_is_not_let_in(random_host):
   assert model.id == "m"
 
 
-def test_beyond_the_queue_clients_are_asked_to_come_again(random_host):
+def test_beyond_the_queue_clients_are_asked_to_come_again(
+  random_host, monkeypatch
+):
+  may_end = threading.Event()
+  complete = app_lib.completions.complete
+
+  async def complete_later(*of_whom):
+    await asyncio.to_thread(may_end.wait)
+    return await complete(*of_whom)
+
   async def crowd(running):
+    may_end.clear()
     client = running.client(kind=openai.AsyncOpenAI)
-    asked = [ask(client, str(i), max_tokens=60) for i in range(12)]
+    asked = [
+      asyncio.create_task(ask(client, str(i), max_tokens=60)) for i in range(12)
+    ]
+    while sum(one.done() for one in asked) < 8:
+      await asyncio.sleep(0.01)
+    may_end.set()
     return await asyncio.gather(*asked, return_exceptions=True)
 
+  monkeypatch.setattr(app_lib.completions, "complete", complete_later)
   with Running(random_host, max_pending=4) as running:
     replies = asyncio.run(crowd(running))
     refused = [r for r in replies if isinstance(r, Exception)]

@@ -43,10 +43,10 @@ def test_values_are_exact(rule, point, value):
   ],
 )
 def test_values_that_do_not_exist(rule, point, reason):
-  start = time.perf_counter()
+  start = time.process_time()
   with pytest.raises(expression.UndefinedError, match=reason):
     expression.parse(rule).evaluate(point)
-  assert time.perf_counter() - start < 0.1
+  assert time.process_time() - start < 1.0
 
 
 @pytest.mark.parametrize(
