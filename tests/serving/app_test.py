@@ -79,7 +79,22 @@ def ask(client, text="what is it?", **fields):
   )
 
 
-def test_64_clients_at_once_get_what_they_get_one_by_one(random_host):
+@pytest.fixture
+def gate(monkeypatch):
+  """While it is closed (not set), requests wait before they are sampled."""
+  is_open = threading.Event()
+  complete = app_lib.completions.complete
+
+  async def complete_later(*of_whom):
+    while not is_open.is_set():
+      await asyncio.sleep(0.01)
+    return await complete(*of_whom)
+
+  monkeypatch.setattr(app_lib.completions, "complete", complete_later)
+  return is_open
+
+
+def test_64_clients_at_once_get_what_they_get_one_by_one(random_host, gate):
   texts = [f"what is {i} and {i * i}?" for i in range(64)]
 
   async def together(running):
@@ -90,7 +105,11 @@ def test_64_clients_at_once_get_what_they_get_one_by_one(random_host):
         )
         for _ in texts
       ]
-      return await asyncio.gather(*map(ask, clients, texts))
+      asked = asyncio.gather(*map(ask, clients, texts))
+      while running.app._num_pending < len(texts) and not asked.done():
+        await asyncio.sleep(0.01)
+      gate.set()
+      return await asked
 
   with Running(random_host) as running:
     before = random_host.engine.counters.device_calls
@@ -280,28 +299,18 @@ def test_who_has_no_key_is_not_let_in(random_host):
   assert model.id == "m"
 
 
-def test_beyond_the_queue_clients_are_asked_to_come_again(
-  random_host, monkeypatch
-):
-  may_end = threading.Event()
-  complete = app_lib.completions.complete
-
-  async def complete_later(*of_whom):
-    await asyncio.to_thread(may_end.wait)
-    return await complete(*of_whom)
-
+def test_beyond_the_queue_clients_are_asked_to_come_again(random_host, gate):
   async def crowd(running):
-    may_end.clear()
+    gate.clear()
     client = running.client(kind=openai.AsyncOpenAI)
     asked = [
       asyncio.create_task(ask(client, str(i), max_tokens=60)) for i in range(12)
     ]
     while sum(one.done() for one in asked) < 8:
       await asyncio.sleep(0.01)
-    may_end.set()
+    gate.set()
     return await asyncio.gather(*asked, return_exceptions=True)
 
-  monkeypatch.setattr(app_lib.completions, "complete", complete_later)
   with Running(random_host, max_pending=4) as running:
     replies = asyncio.run(crowd(running))
     refused = [r for r in replies if isinstance(r, Exception)]
