@@ -108,8 +108,7 @@ def build(config: config_lib.Config) -> Parts:
   models = host.local_models(config.user, config.judge, config.local, theirs)
   beside = 0
   if theirs is None:
-    own = models.values()
-    beside = sum(one.params_bytes + one.cache_bytes for one in own)
+    beside = sum(one.device_bytes for one in models.values())
   config = fitting.sized(config, reserved=beside)
   user = users.User(
     users.of_host(config.user, jax.process_count()),

@@ -86,7 +86,7 @@ def need(
   """Adds up what a run needs at least.
 
   Of an update's activations only the inputs of the layers are counted, which
-  every choice of `remat` keeps; of the sampler's calls see `_sampling`.
+  every choice of `remat` keeps; of the sampler's calls see `sampling`.
 
   Args:
     model: shape of the policy.
@@ -130,9 +130,45 @@ def need(
     kv_rows=lowering.bytes_a_device(
       lowering.kv_rows(model, engine.num_rows, length, of_host)
     ),
-    sampling=_sampling(model, engine, length, of_host),
+    sampling=sampling(model, engine, length, of_host),
     stays=max_staleness > 0,
   )
+
+
+def sampling(
+  model: qwen3.Config,
+  engine: config.Engine,
+  length: int,
+  mesh: jax.sharding.Mesh,
+) -> int:
+  """Returns what a call of the sampler makes at least.
+
+  Extending copies the row of every lane, also of those that are idle, and then
+  each layer makes float32 scores of all its positions. Calls that read last
+  pieces have more lanes only where rows are short (`scheduler.LONG_ROW`), and
+  are not counted there. Decoding copies rows where lanes are fewer than rows;
+  else it works in place.
+
+  Args:
+    model: that is sampled.
+    engine: lanes and rows.
+    length: of a row.
+    mesh: of one host.
+
+  Returns:
+    Bytes on each device.
+  """
+  copies = lambda num_lanes: lowering.bytes_a_device(
+    lowering.kv_rows(model, num_lanes, length, mesh)
+  )
+  num_lanes = lowering.extend_lanes(engine)
+  num_heads = model.num_heads // sharding.num_head_parts(
+    mesh, model.num_kv_heads
+  )
+  num_scores = num_lanes * num_heads * engine.extend_chunk * length
+  extending = copies(num_lanes) + 4 * num_scores
+  in_place = engine.num_lanes == engine.num_rows
+  return max(extending, 0 if in_place else copies(engine.num_lanes))
 
 
 def check(
@@ -263,30 +299,3 @@ def _smaller_sampler(
       f"row{also}, or raise {tensor}"
     )
   return f"raise {tensor}, over which alone the sampler's copy is split"
-
-
-def _sampling(
-  model: qwen3.Config,
-  engine: config.Engine,
-  length: int,
-  mesh: jax.sharding.Mesh,
-) -> int:
-  """Returns what a call of the sampler makes at least.
-
-  Extending copies the row of every lane, also of those that are idle, and then
-  each layer makes float32 scores of all its positions. Calls that read last
-  pieces have more lanes only where rows are short (`scheduler.LONG_ROW`), and
-  are not counted there. Decoding copies rows where lanes are fewer than rows;
-  else it works in place.
-  """
-  copies = lambda num_lanes: lowering.bytes_a_device(
-    lowering.kv_rows(model, num_lanes, length, mesh)
-  )
-  num_lanes = lowering.extend_lanes(engine)
-  num_heads = model.num_heads // sharding.num_head_parts(
-    mesh, model.num_kv_heads
-  )
-  num_scores = num_lanes * num_heads * engine.extend_chunk * length
-  extending = copies(num_lanes) + 4 * num_scores
-  in_place = engine.num_lanes == engine.num_rows
-  return max(extending, 0 if in_place else copies(engine.num_lanes))

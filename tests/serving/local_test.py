@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import types as types_lib
 
 import jax
 import pytest
@@ -15,6 +16,7 @@ from userrl_jax import config as config_lib
 from userrl_jax import config_fields
 from userrl_jax import config_rules
 from userrl_jax import gyms
+from userrl_jax import lowering
 from userrl_jax import sharding
 from userrl_jax import types
 from userrl_jax import underway
@@ -46,8 +48,26 @@ def faults_of(groups):
   return [str(t.fault) for t in episodes.trajectories(groups)]
 
 
+def test_a_model_too_large_for_a_device_is_refused(folders, monkeypatch):
+  _, models = make_user(folders["yes"])
+  (host,) = models.values()
+  kept = host.params_bytes + host.cache_bytes
+  # Reading copies rows, of which there are as many as lanes.
+  a_row = host.cache_bytes // small.NUM_ROWS
+  num_lanes = lowering.extend_lanes(host._settings)
+  assert host.device_bytes >= kept + num_lanes * a_row
+  device = types_lib.SimpleNamespace(
+    platform="gpu", memory_stats=lambda: {"bytes_limit": kept}
+  )
+  monkeypatch.setattr(host_lib.jax, "local_devices", lambda: [device])
+  with pytest.raises(ValueError, match=r"user\.model: the model must fit"):
+    host_lib._check_memory(host, "user.model")
+  device.memory_stats = lambda: {"bytes_limit": host.device_bytes}
+  host_lib._check_memory(host, "user.model")
+
+
 def test_policy_and_user_work_on_half_the_devices_each(
-  eight_devices, folders, tmp_path
+  eight_devices, folders, tmp_path, monkeypatch
 ):
   if not eight_devices:
     return
@@ -56,7 +76,14 @@ def test_policy_and_user_work_on_half_the_devices_each(
     json.loads(recipe.with_suffix(".json").read_text())
   )
   c.packing.rows_per_micro_batch = 8
-  places = {}
+  places, reserved = {}, []
+  sized = assembly.fitting.sized
+
+  def noted(config, **of_others):
+    reserved.append(of_others["reserved"])
+    return sized(config, **of_others)
+
+  monkeypatch.setattr(assembly.fitting, "sized", noted)
   for c.local.devices in ("apart", "share"):
     c.out_dir = str(tmp_path / c.local.devices)
     parts = assembly.build(c)
@@ -64,6 +91,7 @@ def test_policy_and_user_work_on_half_the_devices_each(
     places[c.local.devices] = [
       set(engine._mesh.devices.flat) for engine in (parts.engine, model.engine)
     ]
+  assert reserved == [0, model.device_bytes]
   policy, user = places["apart"]
   assert len(policy) == len(user) == 4 and not policy & user
   assert places["share"] == [policy | user] * 2

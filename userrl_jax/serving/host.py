@@ -16,6 +16,8 @@ import jax
 import numpy as np
 
 from userrl_jax import config
+from userrl_jax import lowering
+from userrl_jax import memory
 from userrl_jax import sharding
 from userrl_jax.chat import messages as messages_lib
 from userrl_jax.chat import turns
@@ -62,7 +64,7 @@ class Host:
     self.chat = source.chat
     self.max_length = max_length
     # A request keeps its row until it is answered: none waits for a user.
-    settings = config.Engine(
+    self._settings = config.Engine(
       num_rows=num_rows, num_lanes=num_rows, extend_tokens=_EXTEND_TOKENS
     )
     self._mesh = sharding.make_mesh(
@@ -70,7 +72,7 @@ class Host:
     )
     self.engine = engine_lib.Engine(
       source.model,
-      settings,
+      self._settings,
       max_length,
       source.chat.tokenizer.im_end_id,
       self._mesh,
@@ -95,6 +97,15 @@ class Host:
   def cache_bytes(self) -> int:
     """Returns what the KV rows take on each device."""
     return self.engine.cache_bytes // self._mesh.size
+
+  @property
+  def device_bytes(self) -> int:
+    """Returns what it takes of each device at least, its calls included."""
+    length = lowering.row_length(self.max_length)
+    made = memory.sampling(
+      self.source.model, self._settings, length, self._mesh
+    )
+    return self.params_bytes + self.cache_bytes + made
 
   @contextlib.asynccontextmanager
   async def opened(self) -> AsyncIterator[None]:
@@ -255,11 +266,11 @@ def _check_memory(host: Host, field: str) -> None:
   limit = stats.get("bytes_limit", 0)
   if device.platform == "cpu":
     limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  need = host.params_bytes + host.cache_bytes
-  if limit and need > limit:
+  if limit and host.device_bytes > limit:
     raise ValueError(
       f"{field}: the model must fit into the {limit / 2**30:.1f} GiB of a "
-      f"device, got {host.params_bytes / 2**30:.1f} GiB of params and "
-      f"{host.cache_bytes / 2**30:.1f} GiB of KV rows; lower num_rows or "
-      "max_length, or compute in bfloat16"
+      f"device, got at least {host.device_bytes / 2**30:.1f}, of which "
+      f"{host.params_bytes / 2**30:.1f} are params and "
+      f"{host.cache_bytes / 2**30:.1f} KV rows; lower num_rows or max_length, "
+      "or compute in bfloat16"
     )
