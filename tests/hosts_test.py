@@ -60,6 +60,7 @@ def test_two_hosts_train_what_one_does(two, alone):
   ]
   for name in ("gyms", "macro", "splits", "averages"):
     assert evaluations[0][name] == evaluations[1][name], name
+  assert not list(two[0].glob("hosts.*"))
 
 
 @pytest.mark.exhaustive
@@ -436,30 +437,6 @@ def test_a_host_says_what_code_it_ends_with(monkeypatch, error, code):
   monkeypatch.setattr(host_watch, "leave", told.append)
   hosts._end(error, config_hosts.Hosts())
   assert (told[0], told[-1]) == (code, code)
-
-
-def test_alone_all_is_this_hosts():
-  assert hosts.share([1, 2, 3]) == [1, 2, 3]
-  assert hosts.gather({"a": 1}) == [{"a": 1}]
-  assert hosts.first_before_others(lambda: 5) == 5
-
-
-def test_a_host_waits_for_what_the_first_one_made(monkeypatch, tmp_path):
-  path, naps = tmp_path / "made", []
-
-  def sleep(seconds):
-    naps.append(seconds)
-    if len(naps) == 3:  # the disk shows it now
-      path.write_text("by host 0")
-
-  monkeypatch.setattr(hosts, "is_first", lambda: False)
-  monkeypatch.setattr(hosts.time, "sleep", sleep)
-  assert hosts.first_before_others(path.read_text, path) == "by host 0"
-  assert len(naps) == 3
-  clock = iter(range(0, 10_000, 50))
-  monkeypatch.setattr(hosts.time, "monotonic", lambda: next(clock))
-  with pytest.raises(ValueError, match="all hosts must see .*/none, which"):
-    hosts.first_before_others(path.read_text, tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -125,14 +125,11 @@ def first_before_others(
   gather(None)
   if made is not None:
     return made
-  until = time.monotonic() + SHOWN_WITHIN_S
-  while path is not None and not path.exists():
-    if time.monotonic() > until:
-      raise ValueError(
-        f"all hosts must see {path}, which host 0 made, got no such file on "
-        f"host {jax.process_index()}; give an out_dir that they share"
-      )
-    time.sleep(1)
+  if path is not None and not _is_shown(path):
+    raise ValueError(
+      f"all hosts must see {path}, which host 0 made, got no such file on "
+      f"host {jax.process_index()}; give an out_dir that they share"
+    )
   return make()
 
 
@@ -187,14 +184,18 @@ def check_same(facts: Mapping[str, str], folder: pathlib.Path) -> None:
   """
   if jax.process_count() == 1:
     return
-  mark = folder / "hosts.mark"
+  name = ""
   if is_first():
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(word := secrets.token_hex(8))
-  word = gather(word if is_first() else "")[0]
-  is_shared = mark.exists() and mark.read_text() == word
-  all_facts = gather({**facts, "out_dir": str(is_shared)})
-  mark.unlink(missing_ok=True)
+    for old in folder.glob("hosts.*.mark"):
+      old.unlink(missing_ok=True)
+    # Never looked for before: what a disk remembers of a name may be old.
+    name = f"hosts.{secrets.token_hex(8)}.mark"
+    (folder / name).touch()
+  mark = folder / gather(name)[0]
+  all_facts = gather({**facts, "out_dir": str(_is_shown(mark))})
+  if is_first():
+    mark.unlink(missing_ok=True)
   for host, own in enumerate(all_facts):
     other = [name for name in own if own[name] != all_facts[0][name]]
     if other:
@@ -203,6 +204,16 @@ def check_same(facts: Mapping[str, str], folder: pathlib.Path) -> None:
         f"{host_watch.name(host, len(all_facts))} than on host 0; start them "
         "with the same command, code and files, and an out_dir that they share"
       )
+
+
+def _is_shown(path: pathlib.Path) -> bool:
+  """Returns whether this host sees what the first one made, soon enough."""
+  until = time.monotonic() + SHOWN_WITHIN_S
+  while not path.exists():
+    if time.monotonic() > until:
+      return False
+    time.sleep(1)
+  return True
 
 
 _watch: host_watch.Watch | None = None
