@@ -39,7 +39,6 @@ def get_config():
   c.gyms.num_test_tasks = 3
   c.evaluation.num_tasks = 3
   c.evaluation.agent = "oracle"
-  c.rollout.step_timeout_s = 0.2
   c.model.num_layers = 1
   c.engine = config.Engine(num_rows=2, num_lanes=2, decode_tokens=8)
   c.engine.extend_tokens = 128
@@ -77,11 +76,12 @@ def start(root, tmp_path):
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
-      # What a shell starts in the background ignores ctrl-C, and so would this.
-      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
-  return started
+  # What a shell starts in the background ignores ctrl-C, and so would this.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield started
+  signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -274,9 +274,10 @@ def _read_until(process, text):
 
 
 def test_a_slow_person_is_no_fault(start, tmp_path):
-  process = start("--gym=turtle", "--seat=user")
+  limit = "--config.rollout.step_timeout_s=1"
+  process = start("--gym=turtle", "--seat=user", limit)
   _read_until(process, "Unclear): ")
-  time.sleep(0.5)  # rollout.step_timeout_s is 0.2
+  time.sleep(1.5)
   _, errors = process.communicate("no\n", 60)
   (record,) = _records(tmp_path, "person_with_oracle_1")
   assert record["turns"][0]["observation"] == "No."
