@@ -35,7 +35,7 @@ def with_endpoint(config, base_url, **changes):
     base_url=base_url,
     num_retries=0,
     num_reasks=1,
-    timeout_s=5.0,
+    timeout_s=15.0,
     **changes,
   )
   return config

@@ -33,7 +33,7 @@ def get_config():
   c.user.kind = "endpoint"
   c.user.base_url = {base_url!r}
   c.user.model = "small"
-  c.user.timeout_s = 2.0
+  c.user.timeout_s = 5.0
   c.user.num_retries = c.user.num_reasks = c.rollout.num_retries = 0
   c.rollout.max_invalid_share = 0.6
   c.rollout.max_tokens_per_turn = 24
@@ -65,7 +65,7 @@ def run(shared, root, tmp_path_factory):
   """A finished run and the server it talked to."""
   folder = tmp_path_factory.mktemp("telepathy")
   with server.Server(
-    server.telepathy_answer, fault_share=0.05, slow_s=3.0
+    server.telepathy_answer, fault_share=0.05, slow_s=6.0
   ) as running:
     recipe = RECIPE.format(
       tasks=str(shared / "upstream" / "gyms"), base_url=running.base_url

@@ -154,7 +154,8 @@ def test_a_killed_run_has_spent_at_most_what_it_says(tmp_path, root):
   ],
 )
 def test_what_nobody_tells_the_cost_of_costs_the_most(tmp_path, fault, is_full):
-  changes = {"num_retries": 0, "timeout_s": 0.5, "max_tokens": 100}
+  timeout_s = 0.5 if fault == "slow" else 15.0
+  changes = {"num_retries": 0, "timeout_s": timeout_s, "max_tokens": 100}
   with server.Server(lambda _: "Yes", script=[fault]) as running:
     asked(running, 1, config.Budget(), tmp_path, **changes)
   now = spent(tmp_path)

@@ -22,7 +22,7 @@ FAULT = types.Fault
 
 
 def user(base_url, **changes):
-  values = {"model": "m", "api_key_env": KEY_ENV, "timeout_s": 5.0}
+  values = {"model": "m", "api_key_env": KEY_ENV, "timeout_s": 15.0}
   return config.User(kind="endpoint", base_url=base_url, **values | changes)
 
 
@@ -92,7 +92,7 @@ def test_each_failure_has_its_fault(
 ):
   monkeypatch.setenv(KEY_ENV, KEY)
   caplog.set_level(logging.DEBUG)
-  timeout_s = 0.5 if kind in ("slow", "drip") else 5.0
+  timeout_s = 0.5 if kind in ("slow", "drip") else 15.0
   with server.Server(echo, script=[kind] * 2, key=KEY) as running:
     (error,), counts = run(running, PROMPT, num_retries=1, timeout_s=timeout_s)
     assert isinstance(error, types.FaultError)
@@ -107,7 +107,7 @@ def test_each_failure_has_its_fault(
 
 @pytest.mark.parametrize("kind", ["error", "busy", "slow", "drop", "html"])
 def test_a_second_try_may_be_good(kind):
-  timeout_s = 1.5 if kind == "slow" else 5.0
+  timeout_s = 4.0 if kind == "slow" else 15.0
   with server.Server(echo, script=[kind, ""]) as running:
     (reply,), counts = run(running, "x", num_retries=1, timeout_s=timeout_s)
   assert reply == "echo x"

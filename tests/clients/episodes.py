@@ -23,12 +23,12 @@ GYMS = config_lib.Gyms(
   telepathy=config_gyms.Telepathy(guess_limit=0),
 )
 LIMITS = config_lib.Rollout(
-  max_tokens_per_episode=4096, step_timeout_s=5.0, max_invalid_share=1.0
+  max_tokens_per_episode=4096, step_timeout_s=60.0, max_invalid_share=1.0
 )
 
 
 def user(base_url, **changes):
-  values = {"model": "small", "timeout_s": 2.0, "num_retries": 1}
+  values = {"model": "small", "timeout_s": 15.0, "num_retries": 1}
   return config_lib.User(
     kind="endpoint", base_url=base_url, **(values | changes)
   )

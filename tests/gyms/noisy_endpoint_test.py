@@ -36,7 +36,7 @@ LIMITS = config.Rollout(
   num_retries=1,
 )
 NUM_EPISODES = 10
-TIMEOUT_S = 2.0
+TIMEOUT_S = 5.0
 
 GOOD = ("valid", "wrapped")
 BAD = ("prose", "empty object", "extra field", "wrong type", "two", "list")

@@ -12,7 +12,7 @@ from userrl_jax import users
 
 
 def endpoint(base_url, **changes):
-  settings = {"timeout_s": 2.0, "num_retries": 0} | changes
+  settings = {"timeout_s": 15.0, "num_retries": 0} | changes
   return config.User(
     kind="endpoint", base_url=base_url, model="small", **settings
   )
