@@ -36,7 +36,7 @@ def run(main):
   num_threads = threading.active_count()
   with asyncio.Runner(loop_factory=_Loop) as runner:
     result = runner.run(main)
-    assert threading.active_count() == num_threads, "threads need real time"
+    assert threading.active_count() <= num_threads, "threads need real time"
     return result
 
 
