@@ -177,7 +177,8 @@ def check_same(facts: Mapping[str, str], folder: pathlib.Path) -> None:
 
   Args:
     facts: what must be equal on all, by name.
-    folder: of the run, which all must share.
+    folder: of the run, which all must share: within two minutes each must see
+      there what host 0 wrote.
 
   Raises:
     ValueError: on every host; names what differs, and which host.
