@@ -4,7 +4,7 @@ import pytest
 
 from userrl_jax import hosts
 
-NAMES = ["hosts.1a2b.mark", ""]
+MARK = "hosts.1a2b.mark"
 
 
 @pytest.fixture
@@ -20,9 +20,7 @@ def late(monkeypatch):
 
   monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
   monkeypatch.setattr(hosts.jax, "process_index", lambda: 1)
-  monkeypatch.setattr(
-    hosts, "gather", lambda value: [value, value] if value else NAMES
-  )
+  monkeypatch.setattr(hosts, "gather", lambda value: [value, value])
   monkeypatch.setattr(hosts.time, "sleep", sleep)
   clock = iter(range(0, 100_000, 10))
   monkeypatch.setattr(hosts.time, "monotonic", lambda: next(clock))
@@ -48,13 +46,13 @@ def test_a_host_waits_for_what_the_first_one_made(late, tmp_path):
 def test_a_folder_that_shows_files_late_is_shared_too(
   late, tmp_path, monkeypatch
 ):
-  late.append(tmp_path / NAMES[0])
+  late.append(tmp_path / MARK)
   told = []
 
   def gather(value):
     told.append(value)
     # What host 0 says: the name, then that it sees it, of course.
-    return [NAMES[0] if not value else value | {"out_dir": "True"}, value]
+    return [MARK if not value else value | {"out_dir": "True"}, value]
 
   monkeypatch.setattr(hosts, "gather", gather)
   hosts.check_same({"config": "{}"}, tmp_path)

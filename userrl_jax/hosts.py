@@ -185,15 +185,15 @@ def check_same(facts: Mapping[str, str], folder: pathlib.Path) -> None:
   """
   if jax.process_count() == 1:
     return
-  name = ""
+  mark_name = ""
   if is_first():
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("hosts.*.mark"):
       old.unlink(missing_ok=True)
     # Never looked for before: what a disk remembers of a name may be old.
-    name = f"hosts.{secrets.token_hex(8)}.mark"
-    (folder / name).touch()
-  mark = folder / gather(name)[0]
+    mark_name = f"hosts.{secrets.token_hex(8)}.mark"
+    (folder / mark_name).touch()
+  mark = folder / gather(mark_name)[0]
   all_facts = gather({**facts, "out_dir": str(_is_shown(mark))})
   if is_first():
     mark.unlink(missing_ok=True)

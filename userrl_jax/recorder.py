@@ -267,10 +267,10 @@ class Recorder:
     """Shows the evaluations so far, this one last."""
     self._parts.engine.take_counters()
     self._parts.user.take_counts()
-    before = [s for s in self._evaluations if s["stage"] == self._starts_from]
+    earlier = {one["stage"]: one for one in self._evaluations}
     self._evaluations.append(summary)
     self._console.show_table(self._evaluations)
-    findings = self._watch.evaluation(summary, before[0] if before else None)
+    findings = self._watch.evaluation(summary, earlier.get(self._starts_from))
     if self._writers is not None:
       last = self._stage.num_steps - 1
       self._writers.write_findings(self._stage.name, last, findings)

@@ -26,8 +26,10 @@ RARE = ("declined", "cut", "null", "html", "garbled", "filtered", "drip")
 
 # No word border: in JSON the closing fence follows the n of an escaped newline.
 _NONCE = re.compile(r"[0-9a-f]{32}")
-_CROWD_S = 60.0
 _FENCED = re.compile(r"<<<([0-9a-f]{32})\n(.*)\n\1>>>", re.S)
+
+# What waits for a crowd that does not come goes on after so long.
+_CROWD_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)

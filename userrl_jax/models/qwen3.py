@@ -249,7 +249,8 @@ def forward(
     x_BTD, _ = jax.lax.scan(layer, x_BTD, params["layers"])
   else:
     keys, values = [], []
-    # Fused with what they rotate, a CPU may make others for the last lane.
+    # Else XLA may fuse cosines into rotations, where those of a CPU's last lane
+    # round otherwise, and results depend on lanes.
     rope = jax.lax.optimization_barrier(rope)
     for i, layer_params in enumerate(params["layers"]):
       own = cache.keys[i], cache.values[i], cache.by_position
